@@ -1,0 +1,32 @@
+"""The `linchain` executable: gathers the commands and turns a user's mistake into one line and exit status 2."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from linchain.errors import LinchainError
+
+app = typer.Typer(
+    name="linchain",
+    help="Fine-tune language models with LinChain and Bone, and compare them honestly with LoRA.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point of the `linchain` script."""
+    try:
+        app()
+    except LinchainError as error:
+        # markup off: a path or a key in the message may hold square brackets
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The one exception for a user's mistake, and the one way to phrase "no such name"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LinchainError(ValueError):
+    """Something that was asked for cannot be done as asked.
+
+    The message names the key, the value, what is accepted and, where there is one, the nearest match. The command line
+    prints it without a traceback and exits with status 2.
+    """
+
+
+def nearest(name: str, accepted: Iterable[str]) -> str | None:
+    """The accepted name closest to `name`, or None where none is close.
+
+    >>> nearest("lora_alhpa", ["r", "lora_alpha", "lora_dropout"])
+    'lora_alpha'
+    """
+    matches = difflib.get_close_matches(name, list(accepted), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def unknown_name(kind: str, name: str, accepted: Iterable[str]) -> LinchainError:
+    """The error for a name that is none of `accepted` (raised by the caller).
+
+    >>> print(unknown_name("method", "linchian", ["lora", "linchain"]))
+    unknown method 'linchian'; did you mean 'linchain'? Accepted: linchain, lora
+    """
+    accepted = sorted(accepted)
+    close = nearest(name, accepted)
+    hint = f"; did you mean {close!r}?" if close else "."
+    return LinchainError(f"unknown {kind} {name!r}{hint} Accepted: {', '.join(accepted)}")
