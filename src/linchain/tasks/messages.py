@@ -1,0 +1,71 @@
+"""Conversations: the tokenizer's chat template, with the assistant's turns learned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from linchain.errors import LinchainError
+from linchain.tasks.formats import Format, Text
+from linchain.tasks.records import Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class MessagesFormat(Format):
+    name = "messages"
+    required = ("messages",)
+
+    def check_values(self, record: Record) -> None:
+        messages = record.fields["messages"]
+        if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+            raise LinchainError(
+                f"{record.where}: column 'messages' must be a list of objects with the texts 'role' and 'content'"
+            )
+        if not any(message["role"] == "assistant" for message in messages):
+            raise LinchainError(f"{record.where}: no message has the role 'assistant', so there is nothing to learn")
+
+    def text(self, record: Record, tokenizer: PreTrainedTokenizerBase) -> Text:
+        """Each assistant turn is what the template adds between "prompt for the assistant" and "turn finished".
+
+        A template that writes earlier turns differently once later ones follow has no such prefixes, and is refused.
+        """
+        messages = record.fields["messages"]
+        pieces: list[tuple[str, bool]] = []
+        done = ""
+        for index, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            prompt = _render(tokenizer, messages[:index], True, record.where)
+            finished = _render(tokenizer, messages[: index + 1], False, record.where)
+            if not prompt.startswith(done) or not finished.startswith(prompt):
+                raise LinchainError(
+                    f"{record.where}: the chat template rewrites earlier turns, so the assistant's turns cannot be "
+                    "told apart; end the conversations after their first assistant turn, or use another template "
+                    "(model.chat_template)"
+                )
+            pieces += [(prompt[len(done) :], False), (finished[len(prompt) :], True)]
+            done = finished
+        return Text(tuple(pieces), complete=True)
+
+    def question(self, record: Record, tokenizer: PreTrainedTokenizerBase) -> tuple[Text, str]:
+        messages = record.fields["messages"]
+        last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
+        prompt = _render(tokenizer, messages[:last], True, record.where)
+        return Text(((prompt, False),), complete=True), messages[last]["content"]
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], prompt: bool, where: str) -> str:
+    if not tokenizer.chat_template:
+        raise LinchainError(
+            "format 'messages' needs a chat template and the model's tokenizer has none; name a Jinja file with "
+            "model.chat_template (recipes/chatml.jinja is one)"
+        )
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    except Exception as error:  # a template raises what it likes: jinja2.TemplateError, TypeError, KeyError
+        raise LinchainError(f"{where}: the chat template refuses these messages: {error}") from error

@@ -1,0 +1,173 @@
+"""Reads records from JSON, JSONL, CSV and Parquet files, the starter's generated data, and the Hub."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linchain.errors import LinchainError
+
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+STARTER = "starter:"
+# How many problems `starter:<kind>` generates where no limit is given.
+STARTER_SIZES = {"train": 2000, "validation": 200, "test": 400}
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+){0,2}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record: its fields, and where it came from (`file.jsonl:12`) for messages and predictions."""
+
+    fields: dict[str, Any]
+    where: str
+
+
+def read_records(source: str | Sequence[str], split: str, limit: int | None = None, seed: int = 0) -> list[Record]:
+    """The records of `source`: one or several files, `starter:<kind>`, or a Hub name `NAME[:CONFIG][:SPLIT]`.
+
+    `split` (train, validation or test) chooses the part of starter data and the Hub's default split; files ignore it.
+    `limit` keeps the first so many records; `seed` drives the starter's generator.
+
+    Raises LinchainError for a missing file, a malformed line (with its number), an unknown format, or no records.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    records: list[Record] = []
+    for one in sources:
+        for record in _open(one, split, limit, seed):
+            if limit is not None and len(records) >= limit:
+                break
+            records.append(record)
+    if not records:
+        raise LinchainError(f"{', '.join(sources)}: no records")
+    return records
+
+
+def rename_columns(records: list[Record], columns: dict[str, str]) -> list[Record]:
+    """Records with the field `name` taken from column `columns[name]`, for data that names its columns otherwise."""
+    if not columns:
+        return records
+    renamed = []
+    for record in records:
+        for name, column in columns.items():
+            if column not in record.fields:
+                raise LinchainError(
+                    f"{record.where}: data.columns.{name} names the column {column!r}, which is not there; "
+                    f"the columns are: {', '.join(record.fields)}"
+                )
+        taken = {name: record.fields[column] for name, column in columns.items()}
+        renamed.append(Record({**record.fields, **taken}, record.where))
+    return renamed
+
+
+def _open(source: str, split: str, limit: int | None, seed: int) -> Iterator[Record]:
+    if source.startswith(STARTER):
+        return _read_starter(source, split, limit, seed)
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise LinchainError(f"{source}: unknown file format {path.suffix!r}; accepted: {', '.join(SUFFIXES)}")
+        return _READERS[path.suffix.lower()](path)
+    if path.is_dir():
+        raise LinchainError(f"{source} is a folder; name one or several files ({', '.join(SUFFIXES)})")
+    if path.suffix.lower() in SUFFIXES or not _HUB_NAME.fullmatch(source):
+        raise LinchainError(f"data file {source} does not exist")
+    return _read_hub(source, split)
+
+
+def _read_jsonl(path: Path) -> Iterator[Record]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                fields = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise LinchainError(f"{where}: not valid JSON ({error})") from error
+            yield _record(fields, where)
+
+
+def _read_json(path: Path) -> Iterator[Record]:
+    try:
+        content = json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise LinchainError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise LinchainError(f"{path}: not valid UTF-8 ({error})") from error
+    if not isinstance(content, list):
+        raise LinchainError(f"{path}: expected a list of records, found {type(content).__name__}")
+    for number, fields in enumerate(content, 1):
+        yield _record(fields, f"{path}, record {number}")
+
+
+def _record(fields: Any, where: str) -> Record:
+    if not isinstance(fields, dict):
+        raise LinchainError(f"{where}: expected an object with named fields, found {type(fields).__name__}")
+    return Record(fields, where)
+
+
+def _read_csv(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        header: list[str] | None = None
+        try:
+            for row in reader:
+                if header is None:
+                    header = row
+                elif len(row) == len(header):
+                    yield Record(dict(zip(header, row, strict=True)), f"{path}:{reader.line_num}")
+                elif row:
+                    raise LinchainError(
+                        f"{path}:{reader.line_num}: {len(row)} fields where the header has {len(header)}"
+                    )
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise LinchainError(f"{path}:{reader.line_num + 1}: not valid CSV ({error})") from error
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise LinchainError(f"{path}: not a valid Parquet file ({error})") from error
+    for number, fields in enumerate(rows, 1):
+        yield Record(fields, f"{path}, row {number}")
+
+
+_READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+
+
+def _read_starter(source: str, split: str, limit: int | None, seed: int) -> Iterator[Record]:
+    from linchain import starter
+
+    kind = source.removeprefix(STARTER)
+    # The starter knows two splits, train and test, with disjoint templates, names and numbers. Validation data are
+    # train data of another seed.
+    part, seed = ("test", seed) if split == "test" else ("train", seed + (split == "validation"))
+    for fields in starter.problems(kind, part, n=limit or STARTER_SIZES[split], seed=seed):
+        yield Record(fields, f"{source} {fields['id']}")
+
+
+def _read_hub(source: str, split: str) -> Iterator[Record]:
+    import datasets
+
+    name, *rest = source.split(":")
+    config = rest[0] if len(rest) == 2 else None
+    split = rest[-1] if rest else split
+    try:
+        dataset = datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # datasets, huggingface_hub and fsspec each raise their own kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LinchainError(
+            f"data {source!r} is neither a file nor a dataset that the Hub gave (split {split!r}): {reason}"
+        ) from error
+    for number, fields in enumerate(dataset, 1):
+        yield Record(dict(fields), f"{source}, row {number}")
