@@ -1,1 +1,68 @@
-"""placeholder"""
+"""The one place that touches PEFT's registry: makes our methods known to it, and closes what would be silently wrong.
+
+PEFT has no plug-in interface: a type must be a member of its `PeftType` enum. We add the member (a later PEFT that has it is
+left as it is) and register config and model under it, as PEFT's own methods do.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from peft import optimizers
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import PeftType, hotswap, loftq_utils
+from peft.utils.peft_types import register_peft_method
+
+from linchain.errors import LinchainError
+
+
+def _add_peft_type(name: str) -> PeftType:
+    """The member `name` of PEFT's enum, added where it is missing."""
+    if name not in PeftType.__members__:
+        member = str.__new__(PeftType, name)
+        member._name_ = member._value_ = name
+        # not setattr: EnumType's refuses nothing yet, but members are set on the class before they enter the map
+        type.__setattr__(PeftType, name, member)
+        PeftType._member_map_[name] = member
+        PeftType._value2member_map_[name] = member
+        PeftType._member_names_.append(name)
+    return PeftType[name]
+
+
+def _refuse_chains_in(module: Any, name: str, feature: str) -> None:
+    """Make PEFT's function `name`, whose first argument is a model, refuse a model that holds chains.
+
+    The function is replaced wherever PEFT has re-exported it.
+    """
+    original: Callable[..., Any] = getattr(module, name)
+
+    @functools.wraps(original)
+    def guarded(model: Any, *args: Any, **kwargs: Any) -> Any:
+        if has_chain(model):
+            raise LinchainError(f"LinChain does not support {feature}: it pairs lora_A with lora_B as if nothing lay between")
+        return original(model, *args, **kwargs)
+
+    for loaded in [m for n, m in sys.modules.items() if n == "peft" or n.startswith("peft.")]:
+        if vars(loaded).get(name) is original:
+            setattr(loaded, name, guarded)
+
+
+LINCHAIN = _add_peft_type("LINCHAIN")
+
+from linchain.tuners.linchain.chain import has_chain  # noqa: E402  (needs the type)
+from linchain.tuners.linchain.config import LinChainConfig  # noqa: E402
+from linchain.tuners.linchain.model import LinChainModel  # noqa: E402
+
+if LINCHAIN not in PEFT_TYPE_TO_TUNER_MAPPING:
+    register_peft_method(name="linchain", config_cls=LinChainConfig, model_cls=LinChainModel, prefix="lora_")
+    hotswap.CONFIG_KEYS_TO_CHECK[LINCHAIN] = [
+        *hotswap.CONFIG_KEYS_TO_CHECK[PeftType.LORA],
+        "chain_length",
+        "chain_widths",
+    ]
+    _refuse_chains_in(optimizers, "create_riemannian_optimizer", "the Riemannian optimizer")
+    _refuse_chains_in(optimizers, "create_lorafa_optimizer", "LoRA-FA")
+    _refuse_chains_in(loftq_utils, "replace_lora_weights_loftq", "LoftQ")

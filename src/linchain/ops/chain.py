@@ -1,0 +1,92 @@
+"""The chain: fold its small matrices into A, and send the gradient back to each of them.
+
+Orientation is PyTorch's: A has shape (r_0, in), factor i has shape (r_i, r_{i-1}), and the update is
+`scaling * B @ (W_n … W_1 A)` (LinChain, arXiv 2411.00039, eq. 5, transposed).
+
+Folding is done in float32 at least, with autocast off: r×r products in bfloat16 lose small factors, float32 ones have an
+error that does not grow with the chain's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_LOW_PRECISION = (torch.bfloat16, torch.float16)
+
+
+def fold(a: Tensor, factors: Sequence[Tensor]) -> Tensor:
+    """Return W_n … W_1 A, differentiable in A and in every factor.
+
+    Args:
+        a: A, shape (*e, r_0, in). Leading dimensions `e` (experts) are batch dimensions.
+        factors: W_1 … W_n in the order in which they are applied, W_i of shape (*e, r_i, r_{i-1}).
+
+    Returns:
+        Shape (*e, r_n, in), in A's dtype, but float32 where A is bfloat16 or float16: the caller rounds once.
+        Without factors, `a` itself.
+
+    >>> a, w1, w2 = torch.ones(8, 64), torch.ones(16, 8), torch.ones(4, 16)
+    >>> fold(a, [w1, w2]).shape
+    torch.Size([4, 64])
+    """
+    if not factors:
+        return a
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        return _Fold.apply(*(t.float() if t.dtype in _LOW_PRECISION else t for t in (a, *factors)))
+
+
+def prefixes(factors: Sequence[Tensor]) -> list[Tensor]:
+    """W_1, W_2 W_1, …, W_n … W_1: the partial products from A's side, shapes (*e, r_i, r_0)."""
+    products = [factors[0]]
+    for factor in factors[1:]:
+        products.append(factor @ products[-1])
+    return products
+
+
+def fold_backward(a: Tensor, factors: Sequence[Tensor], products: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
+    """Gradients of a function of `fold(a, factors)`.
+
+    With P_i = W_i … W_1, M = P_n and G the gradient at M A: dA = Mᵀ G, dM = G Aᵀ, dW_i = (W_n … W_{i+1})ᵀ dM P_{i-1}ᵀ
+    (LinChain's eqs. 9–11 with the order put right).
+
+    Args:
+        a: A, shape (*e, r_0, in).
+        factors: W_i, shapes (*e, r_i, r_{i-1}).
+        products: `prefixes(factors)`.
+        grad: G, shape (*e, r_n, in).
+
+    Returns:
+        [dA, dW_1, …, dW_n], shaped as the inputs.
+    """
+    d_a = products[-1].mT @ grad
+    # walks from B's side to A's: `d_suffix` is (W_n … W_{i+1})ᵀ dM when factor i is reached
+    d_suffix = grad @ a.mT
+    d_factors: list[Tensor] = []
+    for i in range(len(factors) - 1, 0, -1):
+        d_factors.append(d_suffix @ products[i - 1].mT)
+        d_suffix = factors[i].mT @ d_suffix
+    d_factors.append(d_suffix)
+    return [d_a, *reversed(d_factors)]
+
+
+class _Fold(torch.autograd.Function):
+    """`fold` with its own backward: it keeps the prefixes (n·r² numbers), and nothing of A's size but A itself."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, *factors: Tensor) -> Tensor:  # type: ignore[override]
+        products = prefixes(factors)
+        # the first prefix is W_1 itself
+        ctx.save_for_backward(a, *factors, *products[1:])
+        ctx.chain_length = len(factors)
+        return products[-1] @ a
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        a, *saved = ctx.saved_tensors
+        factors, products = saved[: ctx.chain_length], [saved[0], *saved[ctx.chain_length :]]
+        with torch.autocast(device_type=a.device.type, enabled=False):
+            return tuple(fold_backward(a, factors, products, grad))

@@ -1,0 +1,139 @@
+"""The modules that own a chain's parameters.
+
+A square chain is one stacked parameter `chain` of shape (n, r, r); a chain of other widths is `chain_0` … `chain_{n-1}`, one
+parameter a matrix. For linear and convolution layers they lie beside A in the module at `lora_A[adapter]`, so that a module
+reads only its own parameters (FSDP, ZeRO) and that checkpoint keys have PEFT's shape `…lora_A.<adapter>.<leaf>`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linchain.ops import fold
+
+_INITS: dict[Any, Callable[[Tensor], Tensor]] = {
+    True: lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)),
+    "kaiming": lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)),
+    "orthogonal": nn.init.orthogonal_,
+    "identity": nn.init.eye_,
+    False: lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)),
+}
+
+
+class HasChain(nn.Module):
+    """A module with the matrices W_1 … W_n of one adapter's chain.
+
+    Parameters, with leading dimensions e = (experts,) where a module adapts a stack of experts, else ():
+        chain: (n, *e, r, r), or
+        chain_i: (*e, widths[i + 1], widths[i]), i = 0 … n-1.
+    """
+
+    chain_names: tuple[str, ...]
+    # A tied output embedding applies its input embedding's chain transposed and backwards.
+    chain_transposed = False
+
+    def add_chain(self, widths: Sequence[int], init: bool | str, like: Tensor, experts: int = 1) -> None:
+        """Create and initialise the chain's parameters on `like`'s device and in its dtype."""
+        e = (experts,) if experts > 1 else ()
+        n = len(widths) - 1
+        shapes = [(*e, widths[i + 1], widths[i]) for i in range(n)]
+        if len(set(widths)) == 1:
+            self._add_parameter("chain", (n, *shapes[0]), like)
+            self.chain_names = ("chain",)
+        else:
+            self.chain_names = tuple(f"chain_{i}" for i in range(n))
+            for name, shape in zip(self.chain_names, shapes, strict=True):
+                self._add_parameter(name, shape, like)
+        if like.device.type != "meta":
+            self._reset_chain(init)
+
+    def _add_parameter(self, name: str, shape: tuple[int, ...], like: Tensor) -> None:
+        self.register_parameter(name, nn.Parameter(like.detach().new_empty(shape), requires_grad=like.requires_grad))
+
+    def share_chain(self, other: HasChain) -> None:
+        """Use `other`'s parameters, for the transposed of its map (tied embeddings)."""
+        self.chain_names = other.chain_names
+        self.chain_transposed = True
+        for name in other.chain_names:
+            self.register_parameter(name, getattr(other, name))
+
+    @torch.no_grad()
+    def _reset_chain(self, init: bool | str) -> None:
+        for name in self.chain_names:
+            parameter = getattr(self, name)
+            # drawn in float32: bfloat16 has no QR, and a start should not depend on the dtype it is stored in
+            draw = torch.empty(parameter.shape, dtype=torch.promote_types(parameter.dtype, torch.float32))
+            for matrix in draw.view(-1, *parameter.shape[-2:]):
+                _INITS[init](matrix)
+            parameter.copy_(draw)
+
+    def factors(self) -> list[Tensor]:
+        """W_1 … W_n in the order in which they are applied, W_i of shape (*e, r_i, r_{i-1})."""
+        if self.chain_names == ("chain",):
+            factors = list(self.chain.unbind(0))
+        else:
+            factors = [getattr(self, name) for name in self.chain_names]
+        return [factor.mT for factor in reversed(factors)] if self.chain_transposed else factors
+
+
+class Chain(HasChain):
+    """A chain on its own, for embeddings, whose A is no module: h (…, r_0) → h W_1ᵀ … W_nᵀ (…, r_n)."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        first, *rest = self.factors()
+        return F.linear(h, fold(first, rest).to(h.dtype))
+
+    def folded(self, a: Tensor) -> Tensor:
+        """W_n … W_1 A for A of shape (r_0, num_embeddings): (r_n, num_embeddings), float32 or wider."""
+        return fold(a, self.factors())
+
+
+class ChainedA(HasChain):
+    """Mixin for the linear or convolution module at `lora_A[adapter]`: its map becomes x ↦ (W_n … W_1 A) x.
+
+    `weight` stays A, of shape (experts·r_0, in) for linear layers and (r_0, in, *kernel) for convolutions.
+    """
+
+    weight: Tensor
+    experts = 1
+
+    def folded_weight(self) -> Tensor:
+        """W_n … W_1 A in float32 or wider, shaped as `weight` with r_n in r_0's place."""
+        a = self.weight
+        if self.experts > 1:
+            return fold(a.unflatten(0, (self.experts, -1)), self.factors()).flatten(0, 1)
+        if a.dim() == 2:
+            return fold(a, self.factors())
+        return fold(a.flatten(1), self.factors()).unflatten(1, a.shape[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.folded_weight().to(self.weight.dtype)
+        if weight.dim() == 2:
+            return F.linear(x, weight)
+        return self._conv_forward(x, weight, None)  # type: ignore[operator]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuild, (chained_class, type(self).__bases__[1]), self.__getstate__()
+
+
+@lru_cache(maxsize=None)
+def chained_class(base: type[nn.Module]) -> type:
+    """The class of a `base` module (nn.Linear, nn.Conv2d, …) that holds A and a chain."""
+    return type(f"Chained{base.__name__}", (ChainedA, base), {"__module__": __name__})
+
+
+def _rebuild(make: Callable[[type], type], base: type) -> object:
+    """Pickle's way back to an object of a class that was made at run time."""
+    return object.__new__(make(base))
+
+
+def has_chain(model: nn.Module) -> bool:
+    """Whether any module of `model` holds a chain."""
+    return any(isinstance(module, HasChain) for module in model.modules())

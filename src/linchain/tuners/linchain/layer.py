@@ -1,0 +1,211 @@
+"""What LinChain adds to PEFT's LoRA layers.
+
+PEFT's dispatcher builds its own layer for a target (linear, quantised, convolution, …); `add_chain_to` then turns that
+layer's class into (ours, PEFT's). A layer's forward calls the module at `lora_A[adapter]`, which applies the chain; what
+PEFT computes from `lora_A[adapter].weight` directly (ΔW, merging, DoRA's norm) runs with the chain folded into that weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.lora import layer as lora
+from torch import Tensor, nn
+
+from linchain.tuners.linchain.chain import Chain, ChainedA, HasChain, _rebuild, chained_class
+from linchain.tuners.linchain.config import LinChainConfig
+
+# Python lets an object change its class only between classes of one layout, which a common ancestor with PEFT's would break
+_LoraLayer = lora.LoraLayer if TYPE_CHECKING else object
+
+
+class LinChainLayer(_LoraLayer):
+    """Mixin for PEFT's layers whose A is a module: linear layers, quantised ones, convolutions, attention, parameters."""
+
+    def update_layer(self, adapter_name: str, r: int, *args: Any, config: LinChainConfig, **kwargs: Any) -> None:
+        super().update_layer(adapter_name, r, *args, config=config, **kwargs)
+        self.add_chain(adapter_name, config)
+
+    def add_chain(self, adapter_name: str, config: LinChainConfig) -> None:
+        """Put the chain behind A, and fit B to the chain's last width."""
+        widths = config.widths(self.r[adapter_name])
+        if len(widths) == 1:
+            return
+        a = _as_chained(self.lora_A[adapter_name])
+        a.experts = getattr(self, "num_experts", 1)
+        a.add_chain(widths, config.init_weights, like=a.weight, experts=a.experts)
+        if widths[-1] != widths[0]:
+            _fit_input_width(self.lora_B[adapter_name], widths[0], widths[-1], random=config.init_lora_weights is False)
+        if adapter_name in self.lora_variant and config.init_lora_weights is False and not a.weight.is_meta:
+            self._reset_variant(adapter_name, config)
+
+    def _reset_variant(self, adapter_name: str, config: LinChainConfig) -> None:
+        """DoRA's magnitude starts as the norm of W + ΔW; PEFT took it before there was a chain."""
+        trainable = self.lora_magnitude_vector[adapter_name].weight.requires_grad
+        with self.folded(adapter_name):
+            self.lora_variant[adapter_name].init(self, adapter_name=adapter_name, config=config)
+        self.lora_magnitude_vector[adapter_name].weight.requires_grad_(trainable)
+
+    @contextmanager
+    def folded(self, adapter_name: str) -> Iterator[None]:
+        """Within it `lora_A[adapter].weight` is W_n … W_1 A, and A's and B's weights are float32 or wider."""
+        if not isinstance(self.lora_A[adapter_name], ChainedA):
+            yield
+            return
+        a, b = self.lora_A[adapter_name], self.lora_B[adapter_name]
+        weight = a.folded_weight()
+        self.lora_A[adapter_name] = _Weight(weight)
+        self.lora_B[adapter_name] = _Weight(b.weight.to(torch.promote_types(b.weight.dtype, weight.dtype)))
+        try:
+            yield
+        finally:
+            self.lora_A[adapter_name], self.lora_B[adapter_name] = a, b
+
+    def get_delta_weight(self, adapter: str, *args: Any, **kwargs: Any) -> Tensor:
+        """ΔW = s · B W_n … W_1 A in the shape of the base weight and in B's dtype; multiplied in float32 or wider."""
+        dtype = self.lora_B[adapter].weight.dtype
+        with self.folded(adapter):
+            return super().get_delta_weight(adapter, *args, **kwargs).to(dtype)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuild, (linchain_class, type(self).__bases__[1]), self.__getstate__()
+
+
+class LinChainParamWrapper(LinChainLayer):
+    """Mixin for `target_parameters`: each expert of a stack has a chain of its own."""
+
+    def get_delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor, float]:
+        """(lhs, rhs, s) with ΔW = s · lhs @ rhs, shapes (experts, ·, r_n) and (experts, r_n, ·), the chain folded in."""
+        with self.folded(adapter_name):
+            return super().get_delta_factors(adapter_name)
+
+
+class LinChainEmbedding(LinChainLayer):
+    """Mixin for embeddings, where A (r_0, num_embeddings) and B (dim, r_n) are bare parameters.
+
+    The chain is a module of its own, at `lora_embedding_chain[adapter]`.
+    """
+
+    adapter_layer_names = (*lora.LoraLayer.adapter_layer_names, "lora_embedding_chain")
+
+    def add_chain(self, adapter_name: str, config: LinChainConfig) -> None:
+        if not hasattr(self, "lora_embedding_chain"):
+            self.lora_embedding_chain = nn.ModuleDict()
+        widths = config.widths(self.r[adapter_name])
+        if len(widths) == 1:
+            return
+        chain = Chain()
+        chain.add_chain(widths, config.init_weights, like=self.lora_embedding_A[adapter_name])
+        self.lora_embedding_chain[adapter_name] = chain
+        if widths[-1] != widths[0]:
+            b = self.lora_embedding_B[adapter_name]
+            fitted = torch.randn(b.shape[0], widths[-1], dtype=b.dtype, device=b.device)
+            self.lora_embedding_B[adapter_name] = nn.Parameter(fitted, requires_grad=b.requires_grad)
+
+    @contextmanager
+    def folded(self, adapter_name: str) -> Iterator[None]:
+        """Within it `lora_embedding_A[adapter]` is W_n … W_1 A, without gradient."""
+        if adapter_name not in self.lora_embedding_chain:
+            yield
+            return
+        a = self.lora_embedding_A[adapter_name]
+        self.lora_embedding_A[adapter_name] = nn.Parameter(self._folded_a(adapter_name).detach().to(a.dtype))
+        try:
+            yield
+        finally:
+            self.lora_embedding_A[adapter_name] = a
+
+    def _folded_a(self, adapter: str) -> Tensor:
+        a = self.lora_embedding_A[adapter]
+        return self.lora_embedding_chain[adapter].folded(a) if adapter in self.lora_embedding_chain else a
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """ΔW = s · (B W_n … W_1 A)ᵀ, shape (num_embeddings, dim), in A's dtype; multiplied in float32 or wider."""
+        a, b = self._folded_a(adapter), self.lora_embedding_B[adapter]
+        return ((b.to(a.dtype) @ a).T * self.scaling[adapter]).to(self.lora_embedding_A[adapter].dtype)
+
+    def _adapter_output(self, x: Tensor, adapter: str) -> Tensor:
+        h = self._embed(x, self.lora_embedding_A[adapter].T)
+        if adapter in self.lora_embedding_chain:
+            h = self.lora_embedding_chain[adapter](h)
+        output = (h @ self.lora_embedding_B[adapter].T) * self.scaling[adapter]
+        # some embeddings (Gemma's) scale their output; what is added to it must be scaled alike
+        scale = self._get_embed_scale()
+        return output if scale is None else output * scale.to(output.dtype)
+
+    def _mixed_batch_forward(self, x: Tensor, *args: Any, adapter_names: list[str], **kwargs: Any) -> Tensor:
+        result = self.base_layer(x, *args, **kwargs)
+        for adapter in set(adapter_names):
+            if adapter in self.lora_embedding_A:
+                rows = [i for i, name in enumerate(adapter_names) if name == adapter]
+                result[rows] += self._adapter_output(x[rows], adapter)
+        return result
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters or self.merged or kwargs.get("adapter_names") is not None:
+            return super().forward(x, *args, **kwargs)
+        kwargs.pop("adapter_names", None)
+        result = self.base_layer(x, *args, **kwargs)
+        dtype = result.dtype
+        for adapter in self.active_adapters:
+            if adapter in self.lora_embedding_A:
+                result = result + self._adapter_output(x, adapter)
+        return result.to(dtype)
+
+
+class _Weight(nn.Module):
+    """Stands in for a linear layer where only its weight is read; the weight keeps its gradient."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+
+@lru_cache(maxsize=None)
+def linchain_class(base: type[lora.LoraLayer]) -> type:
+    """LinChain's class for one of PEFT's LoRA layer classes."""
+    mixin: type = LinChainLayer
+    if issubclass(base, lora.Embedding):
+        mixin = LinChainEmbedding
+    elif issubclass(base, lora.ParamWrapper):
+        mixin = LinChainParamWrapper
+    return type(f"LinChain{base.__name__}", (mixin, base), {"__module__": __name__})
+
+
+def add_chain_to(layer: lora.LoraLayer, adapter_name: str, config: LinChainConfig) -> None:
+    """Turn a freshly built LoRA layer into a LinChain layer and give its adapter a chain."""
+    if isinstance(layer, lora.MultiheadAttention):
+        # PEFT adapts the output projection through a layer of its own inside
+        add_chain_to(layer.base_layer.out_proj, adapter_name, config)
+    layer.__class__ = linchain_class(type(layer))
+    layer.add_chain(adapter_name, config)
+
+
+def tie_chain(head: lora.LoraLayer, embedding: LinChainEmbedding, adapter_name: str) -> None:
+    """Give an output embedding that PEFT tied to the input embedding (A = B_embᵀ, B = A_embᵀ) the transposed chain."""
+    if adapter_name not in embedding.lora_embedding_chain:
+        return
+    a = _as_chained(head.lora_A[adapter_name])
+    a.share_chain(embedding.lora_embedding_chain[adapter_name])
+
+
+def _as_chained(a: nn.Module) -> ChainedA:
+    a.__class__ = chained_class(type(a))
+    assert isinstance(a, HasChain)
+    return a  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def _fit_input_width(b: nn.Module, old: int, new: int, *, random: bool) -> None:
+    """Give B, a linear layer or convolution of rank `old`, the rank `new`: zero, or random where B starts random."""
+    shape = list(b.weight.shape)
+    shape[1] = shape[1] * new // old
+    b.weight = nn.Parameter(b.weight.new_zeros(shape), requires_grad=b.weight.requires_grad)
+    width_name = "in_features" if isinstance(b, nn.Linear) else "in_channels"
+    setattr(b, width_name, getattr(b, width_name) * new // old)
+    if random and not b.weight.is_meta:
+        b.reset_parameters()
