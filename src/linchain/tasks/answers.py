@@ -1,8 +1,8 @@
 """Reads an answer out of generated text and compares it with the gold answer.
 
-The rules are those of the papers' evaluation code (LLM-Adapters): a number is the last number in the text, commas removed,
-equal within 1e-3; a choice such as `answer3` or `true` is the first one in the text; a letter A-E is the first that
-stands alone (their code also takes a letter inside a word, which turns "An" into the answer A). Everything else is
+The rules are those of the papers' evaluation code (LLM-Adapters): a number is the last number in the text, commas
+removed, equal within 1e-3; a choice such as `answer3` or `true` is the first one in the text; a letter A-E is the first
+that stands alone (their code also takes a letter inside a word, which turns "An" into the answer A). Everything else is
 compared as text, without regard to case, surrounding punctuation and runs of white space.
 """
 

@@ -66,6 +66,6 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], prompt: bo
             "model.chat_template (recipes/chatml.jinja is one)"
         )
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
     except Exception as error:  # a template raises what it likes: jinja2.TemplateError, TypeError, KeyError
         raise LinchainError(f"{where}: the chat template refuses these messages: {error}") from error

@@ -28,18 +28,18 @@ class Record:
     where: str
 
 
-def read_records(source: str | Sequence[str], split: str, limit: int | None = None, seed: int = 0) -> list[Record]:
+def read_records(source: str | Sequence[str], split: str, limit: int | None = None) -> list[Record]:
     """The records of `source`: one or several files, `starter:<kind>`, or a Hub name `NAME[:CONFIG][:SPLIT]`.
 
     `split` (train, validation or test) chooses the part of starter data and the Hub's default split; files ignore it.
-    `limit` keeps the first so many records; `seed` drives the starter's generator.
+    `limit` keeps the first so many records.
 
     Raises LinchainError for a missing file, a malformed line (with its number), an unknown format, or no records.
     """
     sources = [source] if isinstance(source, str) else list(source)
     records: list[Record] = []
     for one in sources:
-        for record in _open(one, split, limit, seed):
+        for record in _open(one, split, limit):
             if limit is not None and len(records) >= limit:
                 break
             records.append(record)
@@ -65,9 +65,9 @@ def rename_columns(records: list[Record], columns: dict[str, str]) -> list[Recor
     return renamed
 
 
-def _open(source: str, split: str, limit: int | None, seed: int) -> Iterator[Record]:
+def _open(source: str, split: str, limit: int | None) -> Iterator[Record]:
     if source.startswith(STARTER):
-        return _read_starter(source, split, limit, seed)
+        return _read_starter(source, split, limit)
     path = Path(source).expanduser()
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
@@ -145,13 +145,13 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 _READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
 
 
-def _read_starter(source: str, split: str, limit: int | None, seed: int) -> Iterator[Record]:
+def _read_starter(source: str, split: str, limit: int | None) -> Iterator[Record]:
     from linchain import starter
 
     kind = source.removeprefix(STARTER)
-    # The starter knows two splits, train and test, with disjoint templates, names and numbers. Validation data are
+    # The starter knows two splits, train and test, with disjoint templates, names and numbers: validation data are
     # train data of another seed.
-    part, seed = ("test", seed) if split == "test" else ("train", seed + (split == "validation"))
+    part, seed = ("train", 1) if split == "validation" else (split, 0)
     for fields in starter.problems(kind, part, n=limit or STARTER_SIZES[split], seed=seed):
         yield Record(fields, f"{source} {fields['id']}")
 

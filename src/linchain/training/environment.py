@@ -1,0 +1,66 @@
+"""What a run was made with: versions, machine, commit, and hashes of the model and the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from linchain.tasks.records import Record
+
+PACKAGES = ("linchain", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors")
+
+
+def describe_environment(model_folder: Path | None, data: dict[str, list[Record]]) -> dict[str, Any]:
+    """The content of environment.json. `model_folder` holds the base model's files, `data` the records of each split."""
+    import torch
+
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "devices": devices or ["cpu"],
+        "threads": torch.get_num_threads(),
+        "commit": git_commit(Path.cwd()),
+        "model": hash_model(model_folder) if model_folder else None,
+        "data": {split: {"records": len(records), "sha256": hash_records(records)} for split, records in data.items()},
+    }
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of the git checkout that `folder` is in, with `+changes` where it has any; None outside of git."""
+    try:
+        commit, changes = (
+            subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes else "")
+
+
+def hash_model(folder: Path) -> dict[str, str]:
+    """SHA-256 of the configuration and of each weight file in `folder`."""
+    files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")])
+    return {file.name: _hash_file(file) for file in files}
+
+
+def hash_records(records: Iterable[Record]) -> str:
+    """SHA-256 of the records' fields as canonical JSON, whatever kind of file they came from."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(record.fields, sort_keys=True, ensure_ascii=False, default=str).encode())
+    return digest.hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    real = path.resolve()
+    if real.parent.name == "blobs" and len(real.name) == 64:
+        return real.name  # the Hub's cache names a large file by its SHA-256
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,182 @@
+"""Reads a configuration file and dotted overrides, and gathers all that is wrong with them into one error."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from linchain.errors import LinchainError, nearest
+from linchain.training.config import RunConfig
+
+# Sections that may be written as their name alone.
+NAMED_SECTIONS = ("model", "method")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in the YAML file `path` with `key.key=value` overrides applied in their order.
+
+    Precedence: override, then file, then default. An override of a whole section (`method=lora`) replaces it.
+
+    Raises LinchainError: one message that lists every mistake, each with its key, its value and what is accepted.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LinchainError(f"configuration file {path} cannot be read: {reason}") from error
+    values = parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise LinchainError(f"{path}: expected a mapping of keys to values, found {type(values).__name__}")
+    mistakes = [mistake for override in overrides if (mistake := _apply(values, override))]
+    values.setdefault("output", f"runs/{path.stem}")
+    return build_config(values, str(path), mistakes)
+
+
+def build_config(values: dict[str, Any], origin: str = "configuration", mistakes: Iterable[str] = ()) -> RunConfig:
+    """The configuration that `values` hold. `mistakes` found earlier are reported together with those found here."""
+    mistakes = list(mistakes)
+    config = None
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        mistakes += [_describe(detail) for detail in error.errors()]
+    mistakes += _method_mistakes(values.get("method", "linchain"))
+    if mistakes:
+        raise LinchainError(_together(origin, mistakes))
+    assert config is not None
+    return config
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """YAML with 1.2's numbers (`3e-4` is one) and without duplicate keys; LinchainError names the line."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise LinchainError(f"{origin}{line}: not valid YAML ({error.problem})") from error
+    except yaml.YAMLError as error:
+        raise LinchainError(f"{origin}: not valid YAML ({error})") from error
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def _apply(values: dict[str, Any], override: str) -> str | None:
+    """Sets one `key.key=value` in `values`; returns the mistake, if there is one."""
+    key, equals, value = override.partition("=")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key.strip()):
+        return f"override {override!r}: expected key=value, such as training.learning_rate=3e-4"
+    try:
+        parsed = parse_yaml(value, "value") if value.strip() else None
+    except LinchainError as error:
+        return f"override {override!r}: {error}"
+    *sections, last = key.strip().split(".")
+    inside = values
+    for section in sections:
+        current = inside.get(section) or {}
+        if isinstance(current, str) and section in NAMED_SECTIONS:
+            current = {"name": current}
+        if not isinstance(current, dict):
+            return f"override {override!r}: {section} is not a section; it is {current!r}"
+        inside[section] = dict(current)
+        inside = inside[section]
+    inside[last] = parsed
+    return None
+
+
+def _method_mistakes(method: Any) -> list[str]:
+    """What the method itself finds wrong with its options."""
+    from linchain import methods
+
+    name, options = (method, {}) if not isinstance(method, dict) else (method.get("name", "linchain"), dict(method))
+    options.pop("name", None)
+    if not isinstance(name, str):
+        return []  # the schema has reported it
+    try:
+        methods.get(name).peft_config(options)
+    except LinchainError as error:
+        return [f"method: {error}"]
+    return []
+
+
+def _describe(detail: ErrorDetails) -> str:
+    """One of pydantic's findings in our words: the key, the value, what is accepted."""
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(location)
+    found = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            accepted = sorted(_fields_at(location[:-1]))
+            close = nearest(location[-1], accepted)
+            hint = f"; did you mean {close!r}?" if close else "."
+            return f"{key}: unknown key{hint} Accepted: {', '.join(accepted)}"
+        case "missing":
+            return f"{key}: required, but not given"
+        case "value_error":
+            message = detail["msg"].removeprefix("Value error, ")
+            return f"{key}: {message}" if key else message
+        case "literal_error":
+            expected = detail["ctx"]["expected"]
+            close = nearest(str(found), re.findall(r"'([^']+)'", expected))
+            hint = f"; did you mean {close!r}?" if close else ""
+            return f"{key}: must be {expected}, found {found!r}{hint}"
+        case _:
+            message = detail["msg"].replace("Input should be", "must be", 1)
+            return f"{key}: {message}, found {found!r:.80}"
+
+
+def _fields_at(location: list[str]) -> set[str]:
+    model: type[BaseModel] = RunConfig
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return set(model.model_fields)
+
+
+def _together(origin: str, mistakes: list[str]) -> str:
+    if len(mistakes) == 1:
+        return f"{origin}: {mistakes[0]}"
+    listed = "\n".join(f"  {mistake}" for mistake in mistakes)
+    return f"{origin}: {len(mistakes)} mistakes\n{listed}"
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(left: RunConfig, right: RunConfig) -> list[str]:
+    """`key: old is now new` for each key in which two configurations differ."""
+    old, new = (dict(_flat(config.model_dump(mode="json"))) for config in (left, right))
+    return [
+        f"{key}: {old.get(key)!r} is now {new.get(key)!r}" for key in {**old, **new} if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> typing.Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
