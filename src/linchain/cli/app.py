@@ -7,6 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
+from linchain.cli.train import train
 from linchain.errors import LinchainError
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(train)
 
 
 def main() -> None:

@@ -32,10 +32,10 @@ class NamedSection(BaseModel):
 class ModelConfig(NamedSection, Section):
     name: str = Field(description="Folder or Hub name of the base model, or `starter` for the packaged one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of the frozen weights; `auto` is what the checkpoint holds."
+        default="auto", description="Type of the frozen weights; `auto` is what the checkpoint holds."
     )
     chat_template: str | None = Field(
-        None, description="Jinja file to use as chat template, for tokenizers without one (format `messages`)."
+        default=None, description="Jinja file to use as chat template, for tokenizers without one (format `messages`)."
     )
 
 
@@ -44,7 +44,7 @@ class MethodConfig(NamedSection):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str = Field("linchain", description="A method of `linchain methods`.")
+    name: str = Field(default="linchain", description="A method of `linchain methods`.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -56,24 +56,30 @@ class DataConfig(Section):
     """Each source is a file (JSON, JSONL, CSV, Parquet), a list of files, `starter:<kind>`, or a Hub name
     `NAME[:CONFIG][:SPLIT]`. Relative paths start at the working directory."""
 
-    train: Files | None = Field(None, description="Training data.")
-    validation: Files | None = Field(None, description="Data whose loss is taken every `training.eval_steps` steps.")
-    test: Files | None = Field(None, description="Data that the model is evaluated on before and after training.")
+    train: Files | None = Field(default=None, description="Training data.")
+    validation: Files | None = Field(
+        default=None, description="Data whose loss is taken every `training.eval_steps` steps."
+    )
+    test: Files | None = Field(
+        default=None, description="Data that the model is evaluated on before and after training."
+    )
     format: Literal["auto", "text", "instruction", "messages", "sentence_pair"] = Field(
-        "auto", description="Shape of the records; `auto` goes by the columns of the first one."
+        default="auto", description="Shape of the records; `auto` goes by the columns of the first one."
     )
     columns: dict[str, str] = Field(
-        {}, description="Where the data call a column otherwise: `{instruction: question, output: answer}`."
+        default={}, description="Where the data call a column otherwise: `{instruction: question, output: answer}`."
     )
     max_length: int | None = Field(
-        None, gt=1, description="Cut examples to so many tokens. Default: the model's context, at most 1024."
+        default=None, gt=1, description="Cut examples to so many tokens. Default: the model's context, at most 1024."
     )
     train_on_prompt: bool = Field(
-        False, description="Put the loss on the prompt too, as the papers' code does, not on the answer only."
+        default=False, description="Put the loss on the prompt too, as the papers' code does, not on the answer only."
     )
-    limit: int | None = Field(None, gt=0, description="Use only the first so many training records.")
+    limit: int | None = Field(default=None, gt=0, description="Use only the first so many training records.")
     validation_size: int | None = Field(
-        None, gt=0, description="Without `validation`: hold so many training records back for it (drawn with seed 42)."
+        default=None,
+        gt=0,
+        description="Without `validation`: hold so many training records back for it (drawn with seed 42).",
     )
 
     @field_validator("columns")
@@ -92,42 +98,48 @@ class DataConfig(Section):
 
 
 class TrainingConfig(Section):
-    epochs: float = Field(3.0, gt=0, description="Passes over the training data; `max_steps` overrides it.")
-    max_steps: int | None = Field(None, gt=0, description="Number of optimizer steps.")
-    learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate of AdamW.")
-    batch_size: int = Field(8, gt=0, description="Examples per device and forward pass.")
-    gradient_accumulation_steps: int = Field(1, gt=0, description="Forward passes per optimizer step.")
-    warmup_steps: float = Field(0, ge=0, description="Steps of linear warm-up; below 1, a share of all steps.")
+    epochs: float = Field(default=3.0, gt=0, description="Passes over the training data; `max_steps` overrides it.")
+    max_steps: int | None = Field(default=None, gt=0, description="Number of optimizer steps.")
+    learning_rate: float = Field(default=3e-4, gt=0, description="Peak learning rate of AdamW.")
+    batch_size: int = Field(default=8, gt=0, description="Examples per device and forward pass.")
+    gradient_accumulation_steps: int = Field(default=1, gt=0, description="Forward passes per optimizer step.")
+    warmup_steps: float = Field(default=0, ge=0, description="Steps of linear warm-up; below 1, a share of all steps.")
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
-        "linear", description="Shape of the learning rate after the warm-up."
+        default="linear", description="Shape of the learning rate after the warm-up."
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
-    max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping; 0 turns it off.")
-    seed: int = Field(42, ge=0, lt=2**32, description="Seed of the adapter's start, the order of data and dropout.")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
+    max_grad_norm: float = Field(default=1.0, ge=0, description="Gradient clipping; 0 turns it off.")
+    seed: int = Field(
+        default=42, ge=0, lt=2**32, description="Seed of the adapter's start, the order of data and dropout."
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Autocast type of the training step; float32 is no autocast."
+        default="float32", description="Autocast type of the training step; float32 is no autocast."
     )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward: less memory.")
-    logging_steps: int = Field(10, gt=0, description="Write the loss to metrics.jsonl every so many steps.")
-    save_steps: int = Field(200, gt=0, description="Write a checkpoint every so many steps; the last two are kept.")
-    eval_steps: int = Field(200, gt=0, description="Take the validation loss every so many steps.")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Recompute activations in the backward: less memory."
+    )
+    logging_steps: int = Field(default=10, gt=0, description="Write the loss to metrics.jsonl every so many steps.")
+    save_steps: int = Field(
+        default=200, gt=0, description="Write a checkpoint every so many steps; the last two are kept."
+    )
+    eval_steps: int = Field(default=200, gt=0, description="Take the validation loss every so many steps.")
     keep_best: bool = Field(
-        False,
+        default=False,
         description="Keep the checkpoint with the lowest validation loss, not the last (save_steps = eval_steps).",
     )
 
 
 class EvaluationConfig(Section):
     metric: Literal["auto", "loss", "exact_match", "accuracy", "matthews", "pearson"] = Field(
-        "auto",
+        default="auto",
         description="`auto`: exact_match for instructions that have an answer column, accuracy for classes, pearson "
         "for a regression, else loss.",
     )
-    max_new_tokens: int = Field(256, gt=0, description="Longest generated answer (exact_match).")
-    num_beams: int = Field(1, gt=0, description="Beams of the search (exact_match); 1 is greedy.")
-    batch_size: int = Field(32, gt=0, description="Examples per forward pass.")
-    limit: int | None = Field(None, gt=0, description="Use only the first so many validation and test records.")
-    baseline: bool = Field(True, description="Also evaluate on the test data before training.")
+    max_new_tokens: int = Field(default=256, gt=0, description="Longest generated answer (exact_match).")
+    num_beams: int = Field(default=1, gt=0, description="Beams of the search (exact_match); 1 is greedy.")
+    batch_size: int = Field(default=32, gt=0, description="Examples per forward pass.")
+    limit: int | None = Field(default=None, gt=0, description="Use only the first so many validation and test records.")
+    baseline: bool = Field(default=True, description="Also evaluate on the test data before training.")
 
 
 class RunConfig(Section):

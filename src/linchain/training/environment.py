@@ -17,7 +17,7 @@ PACKAGES = ("linchain", "torch", "transformers", "peft", "accelerate", "datasets
 
 
 def describe_environment(model_folder: Path | None, data: dict[str, list[Record]]) -> dict[str, Any]:
-    """The content of environment.json. `model_folder` holds the base model's files, `data` the records of each split."""
+    """The content of environment.json: `model_folder` holds the base model's files, `data` each split's records."""
     import torch
 
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

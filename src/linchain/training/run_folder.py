@@ -80,7 +80,7 @@ class RunFolder:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Hold the folder for this process; LinchainError where another one holds it. A killed process holds nothing."""
+        """Hold the folder until left or killed; LinchainError where another process holds it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = self._lock.open("w")
@@ -149,6 +149,11 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of ours."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of ours; a last line that a kill cut short is left out."""
     rows = []
@@ -161,6 +166,6 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def _trainer_state(checkpoint: Path) -> dict[str, Any] | None:
     """What transformers.Trainer writes last into a checkpoint; None where it is missing or cut short."""
     try:
-        return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return read_json(checkpoint / "trainer_state.json")
     except (OSError, ValueError):
         return None

@@ -1,0 +1,17 @@
+"""Keeps the libraries' own bars and remarks off a command's output; their errors still come through."""
+
+from __future__ import annotations
+
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Called by a command before it loads anything."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", module="torch|transformers|peft|accelerate")

@@ -1,0 +1,217 @@
+"""Loads tokenizers, base models and adapters, and says plainly what cannot be loaded and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from linchain.errors import LinchainError, nearest
+from linchain.tasks.encoding import pad_token_id
+from linchain.tasks.sentence_pair import Labels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+STARTER = "starter"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# The classes of a classifier, beside the adapter that was trained for them.
+LABELS_FILE = "labels.json"
+
+
+def model_path(name: str) -> str:
+    """What transformers loads `name` from: the packaged model for `starter`, else `name` itself.
+
+    Raises LinchainError for a path where nothing is, and for an adapter folder.
+    """
+    if name == STARTER:
+        from linchain import starter
+
+        return str(starter.model_dir())
+    path = Path(name).expanduser()
+    if (path / ADAPTER_CONFIG).is_file():
+        raise LinchainError(f"model {name!r} is an adapter, not a model; name the base model it was trained on")
+    if path.is_dir():
+        return str(path)
+    if path.is_file():
+        raise LinchainError(f"model {name!r} is a file; name the folder with its config.json and *.safetensors")
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_path:
+        raise LinchainError(f"model folder {name} does not exist{_similar_folder(path)}")
+    return name
+
+
+def load_model_config(name: str) -> PreTrainedConfig:
+    """The base model's configuration."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model_path(name))
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, LinchainError):
+            raise
+        raise _cannot_load("model", name, error) from error
+
+
+def load_tokenizer(name: str, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model (or in a folder), with the Jinja file `chat_template` in place of its own template."""
+    from transformers import AutoTokenizer
+
+    path = name if (Path(name) / ADAPTER_CONFIG).is_file() else model_path(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _cannot_load("tokenizer of model", name, error) from error
+    if chat_template is not None:
+        try:
+            tokenizer.chat_template = Path(chat_template).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LinchainError(f"model.chat_template {chat_template} cannot be read: {error}") from error
+    return tokenizer
+
+
+def load_model(
+    name: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "auto", labels: Labels | None = None
+) -> PreTrainedModel:
+    """The base model, from safetensors only: a causal LM, or with `labels` a sequence classifier for them."""
+    import transformers
+    from safetensors import SafetensorError
+
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    loader: Any = transformers.AutoModelForCausalLM
+    if labels is not None:
+        loader = transformers.AutoModelForSequenceClassification
+        options |= _head_options(labels)
+    try:
+        model, info = loader.from_pretrained(model_path(name), output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, LinchainError):
+            raise
+        raise _cannot_load("model", name, error) from error
+    if labels is None and info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise LinchainError(
+            f"model {name!r} holds no weights for {', '.join(missing[:3])} ({len(missing)} in all): "
+            "it is no causal language model"
+        )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = pad_token_id(tokenizer)  # a classifier finds the last token by it
+    return model
+
+
+def _head_options(labels: Labels) -> dict[str, Any]:
+    if labels.names is None:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "num_labels": labels.outputs,
+        "problem_type": "single_label_classification",
+        "id2label": dict(enumerate(labels.names)),
+        "label2id": {name: index for index, name in enumerate(labels.names)},
+    }
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """The longest sequence that the model was made for, in tokens; None where its configuration does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
+    """`model` with the adapter in `folder`; LinchainError where the adapter was made for another model."""
+    import peft
+
+    import linchain.tuners.registration  # noqa: F401  registers our methods with PEFT
+
+    check_adapter_fits(model, folder)
+    try:
+        return peft.PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise _cannot_load("adapter", str(folder), error) from error
+
+
+def adapter_base(folder: Path) -> str:
+    """The name of the base model that the adapter in `folder` was trained on."""
+    base = _adapter_config(folder).get("base_model_name_or_path")
+    if not base:
+        raise LinchainError(f"adapter {folder} does not say which model it was trained on; name it with --model")
+    return base
+
+
+def check_adapter_fits(model: nn.Module, folder: Path) -> None:
+    """Compare the adapter's tensors with `model` by name and width; LinchainError names the first that does not fit."""
+    from safetensors import SafetensorError, safe_open
+
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise LinchainError(f"adapter {folder} has no {ADAPTER_WEIGHTS} (weights are read from safetensors only)")
+    modules = dict(model.named_modules())
+    try:
+        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as tensors:
+            shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise _cannot_load("adapter", str(folder), error) from error
+    for key, shape in shapes.items():
+        name = key.removeprefix("base_model.model.").partition(".lora_")[0]
+        if ".lora_" not in key:
+            continue
+        width = getattr(modules.get(name), "in_features", None)
+        if name not in modules:
+            problem = f"it adapts {name}, which the model does not have"
+        elif key.endswith(".lora_A.weight") and len(shape) == 2 and width not in (None, shape[1]):
+            problem = f"it adapts {name} with {shape[1]} inputs, where the model has {width}"
+        else:
+            continue
+        base = _adapter_config(folder).get("base_model_name_or_path")
+        raise LinchainError(f"adapter {folder} was made for another model ({base}): {problem}")
+
+
+def adapter_labels(folder: Path) -> Labels:
+    """The classes that a classifier's adapter was trained for."""
+    try:
+        names = json.loads((folder / LABELS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LinchainError(
+            f"adapter {folder} has no readable {LABELS_FILE}, so its classes are unknown ({error})"
+        ) from error
+    return Labels(None if names is None else tuple(names))
+
+
+def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    """Refuse target modules of which the model has none, listing those that it has."""
+    available = linear_names(model)
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
+            close = nearest(target, available)
+            hint = f"; did you mean {close!r}?" if close else "."
+            raise LinchainError(
+                f"method.target_modules: the model has no module {target!r}{hint} It has: {', '.join(available)}"
+            )
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """The last names of the modules that can be adapted, such as `q_proj`."""
+    from transformers.pytorch_utils import Conv1D
+
+    adaptable = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Conv1D)
+    return sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, adaptable)})
+
+
+def _adapter_config(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LinchainError(f"adapter {folder}: {ADAPTER_CONFIG} cannot be read ({error})") from error
+
+
+def _similar_folder(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    close = nearest(path.name, [entry.name for entry in path.parent.iterdir() if entry.is_dir()])
+    return f"; did you mean {path.parent / close}?" if close else ""
+
+
+def _cannot_load(kind: str, name: str, error: Exception) -> LinchainError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return LinchainError(f"{kind} {name!r} cannot be loaded: {lines[0] if lines else type(error).__name__}")

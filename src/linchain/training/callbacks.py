@@ -1,0 +1,136 @@
+"""What happens beside the training loop: the progress bar, metrics.jsonl, and stopping at a step boundary."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from linchain.errors import LinchainError
+from linchain.training.run_folder import read_jsonl, write_jsonl
+
+LOGGED = ("loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
+
+
+class MetricsFile(TrainerCallback):
+    """Appends each logged step to metrics.jsonl; a run whose loss is no longer a number is stopped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # What was written after the checkpoint that a resumed run starts from will be written again.
+        kept = [row for row in read_jsonl(self.path) if row["step"] <= state.global_step] if self.path.exists() else []
+        write_jsonl(self.path, kept)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        row = {name: value for name, value in (logs or {}).items() if name in LOGGED}
+        if not ({"loss", "eval_loss"} & row.keys()):
+            return
+        if not math.isfinite(row.get("loss", row.get("eval_loss", 0.0))):
+            raise LinchainError(
+                f"the loss is no longer a number at step {state.global_step}: try a lower training.learning_rate, "
+                "or training.precision bfloat16 or float32"
+            )
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **row}) + "\n")
+
+
+class ProgressBar(TrainerCallback):
+    """Step, loss, learning rate and time left; on something that is no terminal, a line every tenth of the run."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        self.logged = ""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[logged]}"),
+                TimeRemainingColumn(),
+                TextColumn("left"),
+                console=self.console,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step, logged="")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        if "loss" in logs:
+            self.logged = f"loss {logs['loss']:.4f}  learning rate {logs['learning_rate']:.2e}"
+        if "eval_loss" in logs:
+            self.console.print(f"step {state.global_step}: validation loss {logs['eval_loss']:.4f}", highlight=False)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=state.global_step, logged=self.logged)
+        elif state.global_step % max(state.max_steps // 10, 1) == 0:
+            self.console.print(f"step {state.global_step} of {state.max_steps}  {self.logged}", highlight=False)
+
+    def close(self) -> None:
+        """Take the bar down, also after an error."""
+        if self.bar is not None:
+            self.bar.stop()
+
+
+class StopOnSignal(TrainerCallback):
+    """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint; a second Ctrl-C ends it at once.
+
+    Use as a context manager around the training; `stopped` says afterwards whether a signal came.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        # only the main thread may set handlers; a training in another thread is simply not guarded
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.stopped:
+            control.should_save = True
+            control.should_training_stop = True

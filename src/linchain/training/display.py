@@ -1,0 +1,130 @@
+"""What a run shows: the preview of an example, the report before the first step, the table of scores, the paths."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from linchain.diagnostics.memory import MemoryEstimate, estimate_training_memory
+from linchain.evaluation.scores import Score
+from linchain.tasks.encoding import IGNORE
+from linchain.training.config import RunConfig, TrainingConfig
+from linchain.training.prepare import PreparedData
+from linchain.training.run_folder import RunFolder
+
+
+def preview(data: PreparedData) -> RenderableType:
+    """The first training example token by token; learned tokens are green and underlined, the others dim."""
+    example = data.train[0]
+    tokens = data.tokenizer.convert_ids_to_tokens(example.input_ids)
+    if not isinstance(example.labels, list):
+        label = data.records["train"][0].fields["label"]
+        return Group(Text(f"{example.where}, {len(tokens)} tokens, label {label}"), Text(" ".join(tokens)))
+    learned = [label != IGNORE for label in example.labels]
+    head = f"{example.where}, format {data.format.name}: {len(tokens)} tokens, {sum(learned)} learned"
+    listing = Text()
+    for token, teaches in zip(tokens, learned, strict=True):
+        listing.append(token, style="green underline" if teaches else "dim")
+        listing.append(" ")
+    table = Table("position", "token", "id", "learned", box=None, pad_edge=False)
+    for position, (token, number, teaches) in enumerate(zip(tokens, example.input_ids, learned, strict=True)):
+        table.add_row(str(position), Text(repr(token)), str(number), "yes" if teaches else "-")
+    return Group(Text(head, style="bold"), listing, Text(), table)
+
+
+def steps_of(training: TrainingConfig, examples: int, devices: int = 1) -> int:
+    """Number of optimizer steps, counted as transformers.Trainer counts them."""
+    batches = math.ceil(examples / (training.batch_size * devices))
+    per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
+    return training.max_steps or math.ceil(training.epochs * per_epoch)
+
+
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """Trainable and all parameters of a PEFT model."""
+    trainable, total = model.get_nb_trainable_parameters()
+    return int(trainable), int(total)
+
+
+def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
+    """What will be trained, on what, for how long and in how much memory."""
+    training = config.training
+    trainable, total = parameter_counts(model)
+    batch = training.batch_size * training.gradient_accumulation_steps
+    steps = steps_of(training, len(data.train))
+    longest = max(len(example.input_ids) for example in data.train)
+    memory = estimate_training_memory(
+        model,
+        batch_size=min(training.batch_size, len(data.train)),
+        sequence_length=longest,
+        gradient_checkpointing=training.gradient_checkpointing,
+    )
+    rows = {
+        "model": f"{config.model.name}, {total - trainable:,} parameters frozen",
+        "method": f"{config.method.name}, {trainable:,} trainable ({100 * trainable / total:.3f} %)",
+        "data": _data_line(data),
+        "steps": f"{steps:,} of {batch} examples, learning rate {training.learning_rate:g}",
+        "memory": _memory_line(memory),
+        "output": config.output,
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, text in rows.items():
+        table.add_row(Text(name, style="bold"), Text(text))
+    return table
+
+
+def _data_line(data: PreparedData) -> str:
+    counts = ", ".join(f"{len(records):,} {split}" for split, records in data.records.items())
+    if data.validation and "validation" not in data.records:
+        counts += f", {len(data.validation.records):,} validation"
+    cut = sum(example.cut for example in data.train)
+    line = f"{counts} (format {data.format.name})"
+    return line + (f"; {cut:,} training examples cut to {data.max_length} tokens" if cut else "")
+
+
+def _memory_line(memory: MemoryEstimate) -> str:
+    parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
+    if memory.activations is not None:
+        parts["activations"] = memory.activations
+    listed = ", ".join(f"{name} {_mebibytes(size)}" for name, size in parts.items())
+    beside = "" if memory.activations is not None else ", activations unknown"
+    return f"about {_mebibytes(memory.total)} ({listed}{beside})"
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def score_table(title: str, columns: dict[str, list[Score]]) -> RenderableType:
+    """Scores with their 95 % intervals and numbers of examples, one column for each entry of `columns`."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("metric")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("examples", justify="right")
+    table.add_column("95 % interval")
+    for scores in zip(*columns.values(), strict=True):
+        table.add_row(scores[0].name, *(str(score) for score in scores), str(scores[0].n), scores[0].interval)
+    return table
+
+
+def paths(folder: RunFolder) -> RenderableType:
+    """Where the parts of a finished run lie, and what can be done next."""
+    table = Table.grid(padding=(0, 2))
+    for name, path in (
+        ("adapter", folder.adapter),
+        ("predictions", folder.predictions),
+        ("metrics", folder.metrics),
+        ("loss curve", folder.plot),
+        ("result", folder.result),
+    ):
+        if path.exists():
+            table.add_row(Text(name, style="bold"), Text(str(path)))
+    table.add_row(Text("evaluate", style="bold"), Text(f"linchain evaluate {folder.path}"))
+    table.add_row(
+        Text("export", style="bold"), Text(f"linchain export {folder.adapter} {folder.path / 'lora'} --to lora")
+    )
+    return table

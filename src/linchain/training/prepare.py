@@ -1,0 +1,104 @@
+"""Everything that can be refused before a model is loaded: data, tokenizer, lengths, examples."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from linchain.errors import LinchainError
+from linchain.evaluation.models import context_length, load_model_config, load_tokenizer
+from linchain.evaluation.predict import EvaluationData, check_context, prepare
+from linchain.tasks.encoding import Example, encode_sentences, encode_texts
+from linchain.tasks.formats import Format, get_format
+from linchain.tasks.records import Record, read_records, rename_columns
+from linchain.tasks.sentence_pair import Labels, find_labels
+from linchain.training.config import DataConfig, RunConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DEFAULT_MAX_LENGTH = 1024
+VALIDATION_SPLIT_SEED = 42
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A run's data, tokenised. `records` holds each split's records as read, for hashes and counts."""
+
+    tokenizer: PreTrainedTokenizerBase
+    format: Format
+    labels: Labels | None
+    max_length: int
+    records: dict[str, list[Record]]
+    train: list[Example]
+    validation: EvaluationData | None
+    test: EvaluationData | None
+
+
+def prepare_data(config: RunConfig) -> PreparedData:
+    """Reads and tokenises the data of a run. Raises LinchainError for everything that the data make impossible."""
+    if not config.data.train:
+        raise LinchainError("data.train: required, but not given")
+    records = _read_splits(config.data, config.evaluation.limit)
+    format = get_format(config.data.format, records["train"], config.task)
+    for split, rows in records.items():
+        if split != "train":
+            for record in rows:
+                format.check(record)
+    labels = find_labels(records["train"]) if config.task == "sequence_classification" else None
+    model_config = load_model_config(config.model.name)
+    tokenizer = load_tokenizer(config.model.name, config.model.chat_template)
+    context = context_length(model_config)
+    max_length = choose_max_length(config.data.max_length, context)
+    train_on_prompt = config.data.train_on_prompt
+
+    def evaluated(split: str, metric: str) -> EvaluationData | None:
+        if split not in records:
+            return None
+        data = prepare(records[split], format, tokenizer, metric, max_length, train_on_prompt, labels)
+        check_context(data, context, config.evaluation.max_new_tokens)
+        return data
+
+    if labels is not None:
+        train = encode_sentences(records["train"], labels, tokenizer, max_length)
+    else:
+        train = encode_texts(records["train"], format, tokenizer, max_length, train_on_prompt)
+    return PreparedData(
+        tokenizer=tokenizer,
+        format=format,
+        labels=labels,
+        max_length=max_length,
+        records=records,
+        train=train,
+        validation=evaluated("validation", "loss"),
+        test=evaluated("test", config.evaluation.metric),
+    )
+
+
+def choose_max_length(asked: int | None, context: int | None) -> int:
+    """The asked number of tokens, or the model's context up to 1024; LinchainError where the model has less."""
+    if asked is None:
+        return min(DEFAULT_MAX_LENGTH, context or DEFAULT_MAX_LENGTH)
+    if context is not None and asked > context:
+        raise LinchainError(f"data.max_length: {asked} exceeds the model's context of {context} tokens")
+    return asked
+
+
+def _read_splits(data: DataConfig, evaluation_limit: int | None) -> dict[str, list[Record]]:
+    limits = {"train": data.limit, "validation": evaluation_limit, "test": evaluation_limit}
+    records = {
+        split: rename_columns(read_records(sources, split, limits[split]), data.columns)
+        for split in limits
+        if (sources := getattr(data, split))
+    }
+    if data.validation_size is not None:
+        rows = records["train"]
+        if data.validation_size >= len(rows):
+            raise LinchainError(
+                f"data.validation_size: {data.validation_size} leaves none of the {len(rows)} training records"
+            )
+        held = set(random.Random(VALIDATION_SPLIT_SEED).sample(range(len(rows)), data.validation_size))
+        records["validation"] = [row for index, row in enumerate(rows) if index in held]
+        records["train"] = [row for index, row in enumerate(rows) if index not in held]
+    return records

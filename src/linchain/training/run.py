@@ -1,0 +1,229 @@
+"""A run from its configuration to its folder: check, prepare, report, evaluate, train, evaluate, write the result."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from linchain.errors import LinchainError
+from linchain.evaluation.models import LABELS_FILE, model_path
+from linchain.evaluation.predict import EvaluationData, predict
+from linchain.evaluation.progress import evaluation_progress
+from linchain.evaluation.scores import Score, score
+from linchain.training.config import RunConfig
+from linchain.training.load_config import differences, dump_config, load_config
+from linchain.training.prepare import PreparedData, prepare_data
+from linchain.training.run_folder import (
+    RunFolder,
+    checkpoint_step,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+
+
+class RunInterrupted(Exception):
+    """Ctrl-C or SIGTERM ended the training; the folder holds a checkpoint of its last step."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run starts: on a folder that holds an interrupted one (`resume`) or a finished one (`overwrite`)."""
+
+    resume: bool = False
+    overwrite: bool = False
+
+
+def train(config: RunConfig, start: Start = Start(), console: Console | None = None) -> dict[str, Any]:
+    """Runs `config` to the end and returns the content of its result.json.
+
+    A run that was killed and is started again with `resume` ends in the same adapter as an undisturbed one: data order,
+    dropout and optimizer continue from the last checkpoint.
+
+    Raises LinchainError before any training for whatever is wrong with configuration, data, model or folder, and
+    RunInterrupted after Ctrl-C.
+    """
+    console = console or Console(quiet=True)
+    folder = check_folder(config, start)
+    data = prepare_data(config)
+    return run_prepared(config, start, folder, data, load_and_report(config, data, console), console)
+
+
+def check_folder(config: RunConfig, start: Start) -> RunFolder:
+    """The run's folder; LinchainError where `start` may not use it, or a resumed run was configured otherwise."""
+    folder = RunFolder(config.output)
+    folder.check(start.resume, start.overwrite)
+    if start.resume:
+        changed = differences(load_config(folder.config), config)
+        if changed:
+            raise LinchainError(
+                f"--resume: the configuration differs from that of the run in {folder.path}: {'; '.join(changed)}"
+            )
+    return folder
+
+
+def load_and_report(config: RunConfig, data: PreparedData, console: Console) -> Any:
+    """The model with its adapter, after showing what will be trained (all that `--dry-run` does)."""
+    from linchain.training.adapt import adapted_model
+    from linchain.training.display import report
+
+    model = adapted_model(config, data)
+    console.print(report(config, data, model))
+    return model
+
+
+def run_prepared(
+    config: RunConfig, start: Start, folder: RunFolder, data: PreparedData, model: Any, console: Console
+) -> dict[str, Any]:
+    """The part of `train` that writes: from the empty or interrupted folder to result.json."""
+    from linchain.training.display import paths, score_table
+
+    with folder.in_use():
+        folder.check(start.resume, start.overwrite)
+        if start.overwrite:
+            folder.clear()
+        _write_beginnings(config, folder, data)
+        began = time.perf_counter()
+        trainer, callbacks = _trainer(config, folder, data, model, console)
+        scores: dict[str, list[Score]] = {}
+        if data.test and config.evaluation.baseline:
+            scores["before"] = _evaluate(config, folder, data.test, "before", trainer, console)
+        resumed_from = _fit(config, folder, trainer, callbacks)
+        _save_adapter(folder, data, trainer.model)
+        if data.test:
+            scores["after"] = _evaluate(config, folder, data.test, "after", trainer, console)
+        _plot(folder)
+        result = _result(config, data, trainer, scores) | {
+            "seconds": round(time.perf_counter() - began, 1),
+            "resumed_from_step": resumed_from,
+        }
+        write_json(folder.result, result)
+    if scores:
+        console.print(score_table(f"{len(data.test.records) if data.test else 0} test examples", scores))
+    console.print(paths(folder))
+    return result
+
+
+def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData) -> None:
+    """Configuration and environment of a new run; for a resumed one, refuse data or a model that have changed."""
+    from linchain.training.environment import describe_environment
+
+    local = Path(model_path(config.model.name))
+    now = describe_environment(local if local.is_dir() else None, data.records)
+    if folder.state == "interrupted" and folder.environment.is_file():
+        then = read_json(folder.environment)
+        for part in ("model", "data"):
+            if then[part] != now[part]:
+                raise LinchainError(f"--resume: the {part} changed since the run in {folder.path} began")
+        return
+    write_text(folder.config, dump_config(config))
+    write_json(folder.environment, now)
+
+
+def _trainer(
+    config: RunConfig, folder: RunFolder, data: PreparedData, model: Any, console: Console
+) -> tuple[Any, tuple[Any, Any]]:
+    from linchain.training.callbacks import MetricsFile, ProgressBar, StopOnSignal
+    from linchain.training.trainer import RunTrainer
+
+    bar, stop = ProgressBar(console), StopOnSignal()
+    trainer = RunTrainer(config, folder, data, model, [MetricsFile(folder.metrics), bar, stop])
+    return trainer, (bar, stop)
+
+
+def _fit(config: RunConfig, folder: RunFolder, trainer: Any, callbacks: tuple[Any, Any]) -> int | None:
+    """Trains to the last step; returns the step that it continued from, if it did."""
+    from linchain.training.display import steps_of
+
+    bar, stop = callbacks
+    checkpoint = folder.last_checkpoint()
+    total = steps_of(config.training, len(trainer.train_dataset), max(trainer.args.n_gpu, 1) * trainer.args.world_size)
+    if checkpoint and checkpoint_step(checkpoint) >= total:
+        # the kill came after the last step; transformers would train one more
+        _load_final(config, folder, checkpoint, trainer.model)
+        return checkpoint_step(checkpoint)
+    try:
+        with stop:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        bar.close()
+    if stop.stopped and trainer.state.global_step < total:
+        raise RunInterrupted(f"stopped at step {trainer.state.global_step} of {total}")
+    return checkpoint_step(checkpoint) if checkpoint else None
+
+
+def _load_final(config: RunConfig, folder: RunFolder, checkpoint: Path, model: Any) -> None:
+    """The adapter that the finished training chose: that of the best checkpoint, else of the last."""
+    import peft
+
+    if config.training.keep_best:
+        best = read_json(checkpoint / "trainer_state.json")["best_model_checkpoint"]
+        checkpoint = folder.checkpoints / Path(best).name
+    peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(checkpoint), device="cpu"))
+
+
+def _save_adapter(folder: RunFolder, data: PreparedData, model: Any) -> None:
+    """Writes the adapter and its tokenizer so that the folder is there whole or not at all."""
+    part = folder.adapter.with_name("adapter.part")
+    for old in (part, folder.adapter):
+        shutil.rmtree(old, ignore_errors=True)
+    model.save_pretrained(str(part))
+    data.tokenizer.save_pretrained(str(part))
+    if data.labels is not None:
+        write_json(part / LABELS_FILE, data.labels.names)
+    part.rename(folder.adapter)
+
+
+def _evaluate(
+    config: RunConfig, folder: RunFolder, test: EvaluationData, stage: str, trainer: Any, console: Console
+) -> list[Score]:
+    """Scores of the test data, from the predictions on disk where an interrupted run has already made them."""
+    file = folder.predictions / f"{stage}.jsonl"
+    if file.is_file():
+        return score(test.metric, read_jsonl(file))
+    with evaluation_progress(console, f"evaluating {stage} training", len(test.records)) as advance:
+        rows = predict(
+            trainer.model,
+            trainer.processing_class,
+            test,
+            batch_size=config.evaluation.batch_size,
+            max_new_tokens=config.evaluation.max_new_tokens,
+            num_beams=config.evaluation.num_beams,
+            progress=advance,
+        )
+    write_jsonl(file, rows)
+    return score(test.metric, rows)
+
+
+def _plot(folder: RunFolder) -> None:
+    from linchain.training.plot import plot_losses
+
+    if folder.metrics.is_file():
+        plot_losses(read_jsonl(folder.metrics), folder.plot)
+
+
+def _result(config: RunConfig, data: PreparedData, trainer: Any, scores: dict[str, list[Score]]) -> dict[str, Any]:
+    import torch
+
+    from linchain.training.display import parameter_counts
+
+    trainable, total = parameter_counts(trainer.model)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return {
+        "model": config.model.name,
+        "method": config.method.model_dump(mode="json"),
+        "task": config.task,
+        "format": data.format.name,
+        "parameters": {"trainable": trainable, "total": total},
+        "steps": trainer.state.global_step,
+        "metric": data.test.metric if data.test else None,
+        "scores": {stage: [asdict(one) for one in found] for stage, found in scores.items()},
+        "peak_gpu_bytes": peak,
+    }

@@ -1,0 +1,109 @@
+"""transformers.Trainer with our evaluation, our callbacks and nothing that reports elsewhere."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from linchain.errors import LinchainError
+from linchain.evaluation.predict import EvaluationData, predict
+from linchain.evaluation.scores import mean_loss
+from linchain.tasks.encoding import collate, pad_token_id
+from linchain.training.config import RunConfig
+from linchain.training.prepare import PreparedData
+from linchain.training.run_folder import RunFolder
+
+KEPT_CHECKPOINTS = 2
+
+
+def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool) -> transformers.TrainingArguments:
+    """Our configuration in the words of transformers."""
+    training = config.training
+    if training.precision == "float16" and not torch.cuda.is_available():
+        raise LinchainError("training.precision: 'float16' needs a GPU; use 'bfloat16' or 'float32'")
+    return transformers.TrainingArguments(
+        output_dir=str(folder.checkpoints),
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        learning_rate=training.learning_rate,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=config.evaluation.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        warmup_steps=training.warmup_steps,
+        lr_scheduler_type=training.lr_scheduler,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        seed=training.seed,
+        bf16=training.precision == "bfloat16",
+        fp16=training.precision == "float16",
+        activation_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
+        logging_steps=training.logging_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=training.save_steps,
+        save_total_limit=KEPT_CHECKPOINTS,
+        eval_strategy="steps" if has_validation else "no",
+        eval_steps=training.eval_steps if has_validation else None,
+        load_best_model_at_end=training.keep_best,
+        metric_for_best_model="loss" if training.keep_best else None,
+        greater_is_better=False if training.keep_best else None,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+class RunTrainer(transformers.Trainer):
+    """The validation loss is the token-weighted one of `linchain.evaluation`, the same as in `linchain evaluate`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        data: PreparedData,
+        model: nn.Module,
+        callbacks: list[transformers.TrainerCallback],
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=trainer_arguments(config, folder, data.validation is not None),
+            train_dataset=data.train,
+            eval_dataset=data.validation.examples if data.validation else None,
+            processing_class=data.tokenizer,
+            data_collator=partial(collate, pad_token_id=pad_token_id(data.tokenizer)),
+            compute_loss_func=head_loss if data.labels is not None else None,
+            callbacks=callbacks,
+        )
+        self.remove_callback(transformers.PrinterCallback)
+        self.validation: EvaluationData | None = data.validation
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        assert self.validation is not None
+        model: Any = self.model
+        tokenizer: Any = self.processing_class
+        rows = predict(model, tokenizer, self.validation, self.args.per_device_eval_batch_size)
+        metrics = {f"{metric_key_prefix}_loss": mean_loss(rows)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def head_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+    """Cross-entropy of classes (int64 labels) or squared error (float labels), as a mean over the whole step.
+
+    The models' own loss of a regression is a mean over one forward pass, which counts too much with accumulation.
+    """
+    logits = outputs["logits"].float()
+    if labels.is_floating_point():
+        total = nn.functional.mse_loss(logits[:, 0], labels, reduction="sum")
+    else:
+        total = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
