@@ -7,6 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
+from linchain.cli.evaluate import evaluate
 from linchain.cli.train import train
 from linchain.errors import LinchainError
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(evaluate)
 
 
 def main() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 
 def quiet_libraries() -> None:
     """Called by a command before it loads anything."""
+    for name in ("torchao", "torch.utils._pytree"):  # they remark on binaries and enums while they are imported
+        logging.getLogger(name).setLevel(logging.ERROR)
     import datasets
     import transformers
 

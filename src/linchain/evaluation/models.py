@@ -178,6 +178,25 @@ def adapter_labels(folder: Path) -> Labels:
     return Labels(None if names is None else tuple(names))
 
 
+def model_labels(config: PreTrainedConfig) -> Labels:
+    """The classes of a model that is a classifier already; unnamed ones are called by their numbers."""
+    if config.num_labels == 1:
+        return Labels(None)
+    names = (config.id2label[index] for index in range(config.num_labels))
+    return Labels(tuple(name.removeprefix("LABEL_") for name in names))
+
+
+def model_task(config: PreTrainedConfig) -> str:
+    """The task that a model's checkpoint was made for, by its architecture."""
+    classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    return "sequence_classification" if classifier else "causal_lm"
+
+
+def adapter_task(folder: Path) -> str:
+    """The task that the adapter in `folder` was trained for."""
+    return "sequence_classification" if _adapter_config(folder).get("task_type") == "SEQ_CLS" else "causal_lm"
+
+
 def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
     """Refuse target modules of which the model has none, listing those that it has."""
     available = linear_names(model)

@@ -1,0 +1,67 @@
+"""`linchain evaluate`: score a model, an adapter or a run on data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(help="A run folder, an adapter folder, or a model (folder, Hub name, `starter`).")
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="File, `starter:<kind>` or Hub name; may be repeated. Default: the run's data.test."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="loss, exact_match, accuracy, matthews, pearson; auto goes by the data.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="auto, text, instruction, messages or sentence_pair.")] = None,
+    model: Annotated[str | None, typer.Option(help="Base model, where not the one the adapter names.")] = None,
+    task: Annotated[str | None, typer.Option(help="causal_lm or sequence_classification.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    chat_template: Annotated[str | None, typer.Option(help="Jinja file, for tokenizers without a template.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many records.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Cut examples to so many tokens.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest generated answer.")] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Beams of the search; 1 is greedy.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples per forward pass.")] = None,
+    train_on_prompt: Annotated[
+        bool | None, typer.Option("--train-on-prompt", help="Take the loss on the prompt too.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="File for the predictions. Default: predictions/<target>.<data>.<metric>.jsonl")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing predictions file.")] = False,
+) -> None:
+    """Score TARGET on data, with 95 % intervals, and keep the prediction of each example."""
+    from rich.console import Console
+
+    from linchain.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+
+    from linchain.training.display import score_table
+    from linchain.training.evaluate import Question, evaluate_target
+
+    options: dict[str, Any] = {
+        "task": task,
+        "model.dtype": dtype,
+        "model.chat_template": chat_template,
+        "data.test": data,
+        "data.format": format,
+        "data.max_length": max_length,
+        "data.train_on_prompt": train_on_prompt,
+        "evaluation.metric": metric,
+        "evaluation.limit": limit,
+        "evaluation.max_new_tokens": max_new_tokens,
+        "evaluation.num_beams": num_beams,
+        "evaluation.batch_size": batch_size,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    console = Console()
+    answer = evaluate_target(Question(target, model, given, output, overwrite), console)
+    console.print(score_table(f"{target} on {answer.data}", {"value": answer.scores}))
+    console.print(f"predictions: {answer.predictions}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,162 @@
+"""Evaluates what a run, an adapter folder or a model name stands for, with a run's settings where there is a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from linchain.errors import LinchainError
+from linchain.evaluation.models import (
+    ADAPTER_CONFIG,
+    adapter_base,
+    adapter_labels,
+    adapter_task,
+    context_length,
+    load_adapter,
+    load_model,
+    load_model_config,
+    load_tokenizer,
+    model_labels,
+    model_task,
+)
+from linchain.evaluation.predict import EvaluationData, check_context, predict, prepare
+from linchain.evaluation.progress import evaluation_progress
+from linchain.evaluation.scores import Score, score
+from linchain.tasks.formats import get_format
+from linchain.tasks.records import read_records, rename_columns
+from linchain.training.config import RunConfig
+from linchain.training.load_config import build_config, load_config
+from linchain.training.prepare import choose_max_length
+from linchain.training.run_folder import RunFolder, check_writable, write_jsonl
+
+
+@dataclass(frozen=True)
+class Question:
+    """What `linchain evaluate` was asked: `options` are dotted configuration keys that override the run's."""
+
+    target: str
+    base: str | None
+    options: dict[str, Any]
+    output: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    scores: list[Score]
+    predictions: Path
+    data: str
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A base model, the adapter on it (if any), and the settings that the options are laid over."""
+
+    base: str
+    adapter: Path | None
+    settings: dict[str, Any]
+    predictions: Path
+
+
+def evaluate_target(question: Question, console: Console | None = None) -> Answer:
+    """Scores the target, and writes one row of predictions a record.
+
+    Raises LinchainError, before any weights are loaded, for bad data, options or targets.
+    """
+    console = console or Console(quiet=True)
+    target = _resolve(question)
+    config = _settings(target, question)
+    assert config.data.test
+    folder = target.adapter
+    tokenizer = load_tokenizer(
+        str(folder) if folder and (folder / "tokenizer_config.json").is_file() else target.base,
+        config.model.chat_template,
+    )
+    data = _prepare(config, target, tokenizer)
+    source = ", ".join(config.data.test)
+    file = _output_file(question, target, Path(config.data.test[0].replace(":", "-")).stem, data.metric)
+    model: Any = load_model(target.base, tokenizer, config.model.dtype, data.labels)
+    if folder:
+        model = load_adapter(model, folder)
+    _to_accelerator(model)
+    with evaluation_progress(console, "evaluating", len(data.records)) as advance:
+        rows = predict(
+            model,
+            tokenizer,
+            data,
+            batch_size=config.evaluation.batch_size,
+            max_new_tokens=config.evaluation.max_new_tokens,
+            num_beams=config.evaluation.num_beams,
+            progress=advance,
+        )
+    write_jsonl(file, rows)
+    return Answer(score(data.metric, rows), file, source)
+
+
+def _resolve(question: Question) -> _Target:
+    path = Path(question.target).expanduser()
+    run = RunFolder(path)
+    if run.config.is_file():
+        if not (run.adapter / ADAPTER_CONFIG).is_file():
+            raise LinchainError(f"the run in {path} has no adapter yet ({run.progress()}); continue it with --resume")
+        config = load_config(run.config)
+        return _Target(question.base or config.model.name, run.adapter, config.model_dump(mode="json"), run.predictions)
+    here = Path("predictions")
+    if (path / ADAPTER_CONFIG).is_file():
+        return _Target(question.base or adapter_base(path), path, {"task": adapter_task(path)}, here)
+    if question.base:
+        raise LinchainError(f"--model {question.base}: {question.target} is no adapter and no run, so it has no base")
+    return _Target(question.target, None, {"task": model_task(load_model_config(question.target))}, here)
+
+
+def _settings(target: _Target, question: Question) -> RunConfig:
+    """The run's settings (or the defaults) with the options laid over them."""
+    values = {section: dict(value) if isinstance(value, dict) else value for section, value in target.settings.items()}
+    values.setdefault("model", {})["name"] = target.base
+    values["output"] = question.target
+    if "data.test" in question.options:
+        for name in ("metric", "limit"):  # what the run was scored by need not fit other data
+            values.get("evaluation", {}).pop(name, None)
+    for key, value in question.options.items():
+        *section, name = key.split(".")
+        (values.setdefault(section[0], {}) if section else values)[name] = value
+    if not values.setdefault("data", {}).get("test"):
+        raise LinchainError("--data: required, since the target is no run with data.test")
+    return build_config(values, "evaluate")
+
+
+def _prepare(config: RunConfig, target: _Target, tokenizer: Any) -> EvaluationData:
+    assert config.data.test
+    records = rename_columns(read_records(config.data.test, "test", config.evaluation.limit), config.data.columns)
+    format = get_format(config.data.format, records, config.task)
+    model_config = load_model_config(target.base)
+    context = context_length(model_config)
+    labels = None
+    if config.task == "sequence_classification":
+        labels = adapter_labels(target.adapter) if target.adapter else model_labels(model_config)
+    max_length = choose_max_length(config.data.max_length, context)
+    data = prepare(
+        records, format, tokenizer, config.evaluation.metric, max_length, config.data.train_on_prompt, labels
+    )
+    check_context(data, context, config.evaluation.max_new_tokens)
+    return data
+
+
+def _output_file(question: Question, target: _Target, data: str, metric: str) -> Path:
+    name = Path(question.target).name
+    stem = f"{data}.{metric}" if target.predictions.name != str(target.predictions) else f"{name}.{data}.{metric}"
+    file = Path(question.output).expanduser() if question.output else target.predictions / f"{stem}.jsonl"
+    if file.exists() and not question.overwrite:
+        raise LinchainError(f"predictions file {file} exists; name another with --output, or --overwrite it")
+    check_writable(file.parent)
+    return file
+
+
+def _to_accelerator(model: Any) -> None:
+    import torch
+
+    if torch.accelerator.is_available():
+        model.to(torch.accelerator.current_accelerator())
