@@ -182,8 +182,8 @@ def model_labels(config: PreTrainedConfig) -> Labels:
     """The classes of a model that is a classifier already; unnamed ones are called by their numbers."""
     if config.num_labels == 1:
         return Labels(None)
-    names = (config.id2label[index] for index in range(config.num_labels))
-    return Labels(tuple(name.removeprefix("LABEL_") for name in names))
+    names: dict[Any, str] = dict(config.id2label or {})
+    return Labels(tuple(names[index].removeprefix("LABEL_") for index in sorted(names)))
 
 
 def model_task(config: PreTrainedConfig) -> str:

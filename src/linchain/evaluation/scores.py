@@ -24,10 +24,11 @@ class Score:
     n: int
     interval: str
 
-    def __str__(self) -> str:
+    def shown(self) -> tuple[str, str]:
+        """The value and its interval as text, shares in percent."""
         if self.name in SHARES:
-            return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+            return f"{100 * self.value:.1f} %", f"{100 * self.low:.1f} to {100 * self.high:.1f}"
+        return f"{self.value:.4g}", f"{self.low:.4g} to {self.high:.4g}"
 
 
 SHARES = ("exact_match", "accuracy")

@@ -54,10 +54,11 @@ class MetricsFile(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """Step, loss, learning rate and time left; on something that is no terminal, a line every tenth of the run."""
+    """Step, loss, learning rate and time left; on something that is no terminal, a line for every tenth of the run."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.printed = 0
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.logged = ""
@@ -89,14 +90,15 @@ class ProgressBar(TrainerCallback):
         logs = logs or {}
         if "loss" in logs:
             self.logged = f"loss {logs['loss']:.4f}  learning rate {logs['learning_rate']:.2e}"
+            if self.bar is None and state.global_step >= self.printed + state.max_steps / 10:
+                self.printed = state.global_step
+                self.console.print(f"step {state.global_step} of {state.max_steps}  {self.logged}", highlight=False)
         if "eval_loss" in logs:
             self.console.print(f"step {state.global_step}: validation loss {logs['eval_loss']:.4f}", highlight=False)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=state.global_step, logged=self.logged)
-        elif state.global_step % max(state.max_steps // 10, 1) == 0:
-            self.console.print(f"step {state.global_step} of {state.max_steps}  {self.logged}", highlight=False)
 
     def close(self) -> None:
         """Take the bar down, also after an error."""

@@ -99,15 +99,16 @@ def _mebibytes(size: int) -> str:
 
 
 def score_table(title: str, columns: dict[str, list[Score]]) -> RenderableType:
-    """Scores with their 95 % intervals and numbers of examples, one column for each entry of `columns`."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    """Scores with their 95 % intervals and the number of examples, two columns for each entry of `columns`."""
+    first = next(iter(columns.values()))[0]
+    caption = f"{first.n} examples; 95 % intervals: {first.interval}"
+    table = Table(title=title, title_justify="left", title_style="bold", caption=caption, caption_justify="left")
     table.add_column("metric")
     for name in columns:
         table.add_column(name, justify="right")
-    table.add_column("examples", justify="right")
-    table.add_column("95 % interval")
+        table.add_column("95 %", style="dim")
     for scores in zip(*columns.values(), strict=True):
-        table.add_row(scores[0].name, *(str(score) for score in scores), str(scores[0].n), scores[0].interval)
+        table.add_row(scores[0].name, *(text for score in scores for text in score.shown()))
     return table
 
 

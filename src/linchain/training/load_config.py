@@ -115,7 +115,7 @@ def _method_mistakes(method: Any) -> list[str]:
     try:
         methods.get(name).peft_config(options)
     except LinchainError as error:
-        return [f"method: {error}"]
+        return [f"method: {line}" for line in str(error).splitlines()]
     return []
 
 

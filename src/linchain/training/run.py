@@ -106,7 +106,7 @@ def run_prepared(
         }
         write_json(folder.result, result)
     if scores:
-        console.print(score_table(f"{len(data.test.records) if data.test else 0} test examples", scores))
+        console.print(score_table("test data before and after training" if len(scores) > 1 else "test data", scores))
     console.print(paths(folder))
     return result
 
