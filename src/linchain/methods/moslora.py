@@ -1,0 +1,16 @@
+"""MoSLoRA: LoRA with one square matrix between A and B."""
+
+from __future__ import annotations
+
+from linchain.methods.base import LORA_OPTIONS, Method
+
+METHOD = Method(
+    name="moslora",
+    title="MoSLoRA",
+    equation="y = x W0 + s · x A W B",
+    reference="Mixture-of-Subspaces in Low-Rank Adaptation, arXiv 2406.11909",
+    config="linchain.tuners.linchain.config:LinChainConfig",
+    options=(*LORA_OPTIONS, "init_weights"),
+    defaults={"r": 16},
+    fixed={"chain_length": 1},
+)
