@@ -1,0 +1,70 @@
+"""`linchain export`: an adapter as a plain LoRA, as a merged model, or as LinChain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder, or run folder.", metavar="ADAPTER")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="lora|merged|linchain",
+            help="A plain PEFT LoRA adapter; a plain Transformers checkpoint; or a LinChain adapter, from a LoRA or "
+            "from a checkpoint of the LinChain authors' own code.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Base model, instead of the one that the adapter names.", metavar="BASE"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in OUT.")] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="float32|bfloat16|float16",
+            help="Dtype to write. Default: folded factors in float32; a merged model in the base model's dtype.",
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option("--text", help="Compare logits on the lines of this file.", metavar="FILE")
+    ] = None,
+    chain_length: Annotated[
+        int | None,
+        typer.Option("--chain-length", help="With --to linchain: matrices that a LoRA gets (3).", metavar="N"),
+    ] = None,
+    mixer_biases: Annotated[
+        bool,
+        typer.Option(
+            "--mixer-biases", help="With --to merged: keep the mixer biases of the authors' code as layer biases."
+        ),
+    ] = False,
+) -> None:
+    """Write ADAPTER in another form into OUT, once logits computed with it agree with ADAPTER's."""
+    from rich.console import Console
+
+    from linchain.cli.quiet import quiet_libraries
+    from linchain.convert import export as run
+
+    quiet_libraries()
+    done = run(
+        adapter,
+        out,
+        to,
+        model,
+        overwrite=overwrite,
+        dtype=dtype,
+        text=text,
+        chain_length=chain_length,
+        mixer_biases=mixer_biases,
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"verified: {done.comparison}", markup=False)
+    console.print(f"{done.description} in {done.out}", markup=False)

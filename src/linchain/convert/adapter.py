@@ -1,0 +1,148 @@
+"""Adapters as they lie in a folder or in a live model: their configuration and their tensors, by PEFT's saved keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linchain.errors import LinchainError, unknown_name
+from linchain.tuners.registration import LinChainConfig
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import Tensor, nn
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+TYPES = ("LINCHAIN", "LORA")
+
+Kind = Literal["linchain", "lora", "fork"]
+
+# What a checkpoint of the LinChain and MoSLoRA authors' forks of PEFT has beside LoRA's keys (see convert/fork.py).
+_FORK_KEY = re.compile(r"\.lora_(mixer|AB)\.")
+_A_KEY = re.compile(r"(?P<module>.+)\.lora_(?:A\.weight|embedding_A)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterFiles:
+    """A folder's adapter, as read: the JSON of its configuration and its tensors on the CPU."""
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it is LinChain's, a plain LoRA, or of a fork whose LoRA has mixers."""
+        if self.config["peft_type"] == "LINCHAIN":
+            return "linchain"
+        return "fork" if any(_FORK_KEY.search(key) for key in self.tensors) else "lora"
+
+    def peft_config(self) -> LoraConfig:
+        """The configuration as PEFT's object (LinChainConfig or LoraConfig); keys that PEFT does not know are dropped.
+
+        Raises LinchainError where the configuration itself is refused.
+        """
+        from peft import LoraConfig
+
+        cls = LinChainConfig if self.config["peft_type"] == "LINCHAIN" else LoraConfig
+        known = init_fields(cls)
+        try:
+            return cls(**{key: value for key, value in self.config.items() if key in known})
+        except LinchainError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise LinchainError(f"{self.folder / CONFIG_FILE}: {error}") from error
+
+
+def adapter_folder(path: Path | str) -> Path:
+    """The adapter folder that `path` is, or that the run folder `path` has. LinchainError where there is none."""
+    path = Path(path).expanduser()
+    for folder in (path, path / "adapter"):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    if not path.exists():
+        raise LinchainError(f"adapter {path} does not exist")
+    if not path.is_dir():
+        raise LinchainError(f"adapter {path} is a file; name the folder with its {CONFIG_FILE} and {WEIGHTS_FILE}")
+    if (path / "config.json").is_file():
+        raise LinchainError(f"{path} holds a whole model, not an adapter: {CONFIG_FILE} is missing")
+    raise LinchainError(f"{path} is no adapter folder and no finished run: {CONFIG_FILE} is missing")
+
+
+def read_adapter(path: Path | str) -> AdapterFiles:
+    """Read an adapter folder, or the adapter of a run folder: JSON and safetensors only, no base model.
+
+    Raises LinchainError for a folder that is none, a type that is neither LINCHAIN nor LORA, and unreadable files.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = adapter_folder(path)
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LinchainError(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
+    if not isinstance(config, dict) or config.get("peft_type") not in TYPES:
+        found = config.get("peft_type") if isinstance(config, dict) else config
+        raise LinchainError(f"{folder} is an adapter of type {found!r}; only {' and '.join(TYPES)} adapters convert")
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise LinchainError(f"adapter {folder} has no {WEIGHTS_FILE}{_pickled(folder)}")
+    try:
+        return AdapterFiles(folder, config, load_file(folder / WEIGHTS_FILE))
+    except (OSError, SafetensorError) as error:
+        raise LinchainError(f"{folder / WEIGHTS_FILE} is corrupt or cut short: {error}") from error
+
+
+def adapter_of(source: nn.Module | Path | str, adapter_name: str) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """Configuration and tensors (copies on the CPU) of a live PeftModel's adapter or of an adapter folder's."""
+    if isinstance(source, str | Path):
+        files = read_adapter(source)
+        return files.peft_config(), files.tensors
+    from peft import get_peft_model_state_dict
+
+    configs = getattr(source, "peft_config", None)
+    if not isinstance(configs, dict):
+        raise LinchainError(f"expected a PeftModel or an adapter folder, got {type(source).__name__}")
+    if adapter_name not in configs:
+        raise unknown_name("adapter", adapter_name, configs)
+    state = get_peft_model_state_dict(source, adapter_name=adapter_name)
+    return configs[adapter_name], {key: tensor.detach().cpu().clone() for key, tensor in state.items()}
+
+
+def init_fields(cls: type) -> set[str]:
+    """The names of a config class that its constructor takes and a checkpoint's JSON may hold, the type left out."""
+    return {field.name for field in dataclasses.fields(cls) if field.init} - {"peft_type", "runtime_config"}
+
+
+def adapted_modules(tensors: dict[str, Tensor]) -> list[str]:
+    """The key prefixes (`base_model.model.….q_proj`) of the modules that have an A."""
+    return [match["module"] for key in tensors if (match := _A_KEY.match(key))]
+
+
+def factor_keys(module: str, tensors: dict[str, Tensor]) -> tuple[str, str]:
+    """The keys of A and B of a module: those of an embedding have names of their own."""
+    if f"{module}.lora_embedding_A" in tensors:
+        return f"{module}.lora_embedding_A", f"{module}.lora_embedding_B"
+    return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+
+
+def write_adapter(config: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors as PEFT does."""
+    from safetensors.torch import save_file
+
+    config.save_pretrained(str(folder))
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
+
+
+def _pickled(folder: Path) -> str:
+    """What to do about a checkpoint that is only there as a pickle, which is not read: it can run any code."""
+    if not (folder / "adapter_model.bin").is_file():
+        return ""
+    return (
+        ", only adapter_model.bin, which is a pickle and not read. If you trust it, convert it once: safetensors.torch."
+        "save_file(torch.load('adapter_model.bin', map_location='cpu', weights_only=True), 'adapter_model.safetensors')"
+    )

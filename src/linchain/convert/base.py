@@ -1,0 +1,164 @@
+"""Base models for exports: loading them, and putting an adapter on them with every tensor accounted for."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from linchain.convert.fork import Fork
+from linchain.errors import LinchainError
+from linchain.evaluation.models import LABELS_FILE, adapter_labels, load_model_config, model_path
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_AUTO_CLASSES = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+_CLASSIFIER_HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
+
+
+class BaseModel:
+    """A base model by name: its configuration, fitted to an adapter, and as many fresh copies of it as are asked for.
+
+    Args:
+        name: Folder, Hub name, or `starter`.
+        adapter: The configuration of the adapter that is to lie on it; its task type chooses the model's class.
+        tensors: The adapter's tensors; a saved classification head among them says how many classes there are.
+        folder: The adapter's folder, which may name the classes.
+    """
+
+    def __init__(self, name: str, adapter: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+        self.name = name
+        self.config = load_model_config(name)
+        self._task_type = adapter.task_type
+        for option, value in _head_options(adapter, tensors, folder).items():
+            setattr(self.config, option, value)
+
+    @property
+    def quantization(self) -> str | None:
+        """The quantisation method of its checkpoint, such as `bitsandbytes`; None where it is not quantised."""
+        found = getattr(self.config, "quantization_config", None)
+        if found is None:
+            return None
+        method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+        return str(getattr(method, "value", method))
+
+    def model_class(self) -> Any:
+        """The transformers class that it is loaded with."""
+        import transformers
+
+        if self._task_type is not None:
+            return getattr(transformers, _AUTO_CLASSES[self._task_type])
+        architecture = (self.config.architectures or ["AutoModelForCausalLM"])[0]
+        if not hasattr(transformers, architecture):
+            raise LinchainError(f"model {self.name!r} is a {architecture}, which transformers does not have")
+        return getattr(transformers, architecture)
+
+    def load(self, dtype: Any = "auto", config: PreTrainedConfig | None = None) -> PreTrainedModel:
+        """A fresh copy on the CPU, for evaluation. `config` replaces its own configuration."""
+        config = config or self.config
+        return load_checkpoint(self.model_class(), model_path(self.name), f"base model {self.name!r}", dtype, config)
+
+    def skeleton(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """The model that `config` describes, without weights."""
+        cls = self.model_class()
+        with torch.device("meta"):
+            return cls.from_config(config) if hasattr(cls, "from_config") else cls._from_config(config)
+
+
+def load_checkpoint(
+    cls: Any, path: str, what: str, dtype: Any, config: PreTrainedConfig | None = None
+) -> PreTrainedModel:
+    """`cls.from_pretrained` from safetensors, in evaluation mode; LinchainError where it cannot be loaded."""
+    from safetensors import SafetensorError
+
+    try:
+        return cls.from_pretrained(path, dtype=dtype, use_safetensors=True, config=config).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise LinchainError(f"{what} cannot be loaded: {lines[0] if lines else type(error).__name__}") from error
+
+
+def attach(model: PreTrainedModel, config: LoraConfig, tensors: dict[str, Tensor]) -> PeftModel:
+    """Put an adapter on `model`, in place, for evaluation.
+
+    Raises LinchainError where it was made for another model: target modules that `model` does not have, tensors of
+    other shapes, tensors that are missing or left over.
+    """
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    try:
+        peft_model = get_peft_model(model, copy.deepcopy(config))
+    except LinchainError:
+        raise
+    except ValueError as error:
+        raise LinchainError(f"the adapter is for another model: {error}") from error
+    expected = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    for key, tensor in tensors.items():
+        if key in expected and expected[key].shape != tensor.shape:
+            raise LinchainError(
+                f"the adapter is for another model: {key} has shape {tuple(tensor.shape)}, "
+                f"the base model needs {tuple(expected[key].shape)}"
+            )
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise LinchainError(
+            f"the adapter has no {missing[0]} ({len(missing)} tensors missing), which the base model needs"
+        )
+    loaded: Any = set_peft_model_state_dict(peft_model, tensors)
+    left_over = loaded.unexpected_keys
+    if left_over:
+        raise LinchainError(
+            f"the adapter is for another model: it has {left_over[0]} ({len(left_over)} tensors left over), "
+            "for which the base model has no place"
+        )
+    return peft_model.eval()
+
+
+def attach_fork(model: PreTrainedModel, fork: Fork) -> PeftModel:
+    """Put a fork's adapter on `model` as it was trained: its mixers, biases and all, behind A."""
+    peft_model = attach(model, fork.config, fork.tensors)
+    for module, mixers in fork.mixers.items():
+        layer: Any = peft_model.get_submodule(module)
+        layer.lora_A["default"] = _MixedA(layer.lora_A["default"], mixers, fork.biases[module])
+    return peft_model.eval()
+
+
+class _MixedA(nn.Module):
+    """x ↦ mixer_n(… mixer_1(A x)), as the fork computes it."""
+
+    def __init__(self, a: nn.Linear, mixers: list[Tensor], biases: list[Tensor]) -> None:
+        super().__init__()
+        self.a = a
+        self.mixers = [(weight.to(a.weight), bias.to(a.weight)) for weight, bias in zip(mixers, biases, strict=True)]
+
+    @property
+    def weight(self) -> Tensor:
+        """A's weight, where PEFT reads the dtype of the input from."""
+        return self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        for weight, bias in self.mixers:
+            h = nn.functional.linear(h, weight, bias)
+        return h
+
+
+def _head_options(adapter: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> dict[str, Any]:
+    """What a classifier's head is made with: the classes' names where the folder has them, else their number."""
+    if adapter.task_type not in ("SEQ_CLS", "TOKEN_CLS"):
+        return {}
+    if (folder / LABELS_FILE).is_file() and (names := adapter_labels(folder).names):
+        return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    classes = [t.shape[0] for key, t in tensors.items() if key.endswith(_CLASSIFIER_HEADS) and ".lora_" not in key]
+    return {"num_labels": classes[0]} if classes else {}

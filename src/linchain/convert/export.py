@@ -1,0 +1,265 @@
+"""`linchain export`: convert an adapter, write it beside its destination, verify it there, then put it in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linchain.convert import verify
+from linchain.convert.adapter import CONFIG_FILE, AdapterFiles, read_adapter, write_adapter
+from linchain.convert.base import BaseModel, attach, attach_fork, load_checkpoint
+from linchain.convert.fold import cast, fold_adapter
+from linchain.convert.fork import Fork, read_fork
+from linchain.convert.lora_to_linchain import add_identity_chains
+from linchain.convert.merge import merged_model, refuse_quantized
+from linchain.convert.readme import adapter_readme
+from linchain.errors import LinchainError, unknown_name
+from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
+from linchain.training.run_folder import check_writable
+from linchain.tuners.registration import LinChainConfig
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+Target = Literal["lora", "merged", "linchain"]
+TARGETS = ("lora", "merged", "linchain")
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_CHAIN_LENGTH = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What was written, and how it compares with the adapter that it was made from."""
+
+    out: Path
+    description: str
+    comparison: verify.Comparison
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """The adapter to export: as it was trained (a fork's with its mixers), and as PEFT knows it."""
+
+    files: AdapterFiles
+    config: LoraConfig
+    tensors: dict[str, Tensor]
+    fork: Fork | None = None
+
+
+def export(
+    adapter: Path | str,
+    out: Path | str,
+    to: str,
+    model: str | None = None,
+    *,
+    overwrite: bool = False,
+    dtype: str | None = None,
+    text: Path | None = None,
+    chain_length: int | None = None,
+    mixer_biases: bool = False,
+) -> Export:
+    """Write the adapter `adapter` in another form into the folder `out`, and check that it computes the same.
+
+    Args:
+        adapter: An adapter folder (LinChain, LoRA, or of the authors' fork) or a run folder.
+        out: The folder to write. It is there only when the check has passed.
+        to: "lora", a plain PEFT LoRA adapter; "merged", a plain Transformers checkpoint; "linchain", a LinChain
+            adapter, made from a LoRA or from a fork's checkpoint.
+        model: The base model, instead of the one that the adapter names.
+        overwrite: Replace an earlier export in `out`.
+        dtype: Dtype of what is written: float32, bfloat16 or float16. See `fold_to_lora` and `merged_model`.
+        text: A file whose lines are compared on, instead of sentences of ours.
+        chain_length: Number of identity matrices that a LoRA gets with `to="linchain"`; 3 by default.
+        mixer_biases: Keep the mixer biases of a fork's checkpoint, as biases of the merged model's layers.
+
+    Raises:
+        LinchainError: For whatever cannot be done as asked, and where the logits differ by more than the tolerance.
+    """
+    import torch
+
+    out = Path(out).expanduser()
+    if to not in TARGETS:
+        raise unknown_name("--to", to, TARGETS)
+    if dtype is not None and dtype not in DTYPES:
+        raise unknown_name("--dtype", dtype, DTYPES)
+    source = _read_source(adapter, to, chain_length, mixer_biases)
+    _check_out(out, overwrite, source.files.folder, model)
+    base = _base_model(source, model)
+    if to == "merged":
+        refuse_quantized(base)
+    if to == "linchain" and source.fork is None:
+        source = _with_chain(source, chain_length)
+    tokenizer = _tokenizer(source.files.folder, base.name)
+    batch = verify.make_batch(tokenizer, base.config, text)
+    written_dtype = getattr(torch, dtype) if dtype else None
+    before, plain = _reference(source, base, batch)
+    with _staged(out) as part:
+        if to == "merged":
+            description, rounded = _write_merged(source, base, part, written_dtype)
+        else:
+            description = _write_adapter(source, to, base, part, written_dtype)
+            rounded = written_dtype or torch.float32
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(part))
+        after = _written(to, base, part, batch)
+        comparison = verify.compare(before, after, plain, rounded, batch)
+        if not comparison.passed:
+            raise LinchainError(f"the export is not what the adapter computes, and was not written: {comparison}")
+    return Export(out, description, comparison)
+
+
+def _read_source(adapter: Path | str, to: str, chain_length: int | None, mixer_biases: bool) -> _Source:
+    files = read_adapter(adapter)
+    if chain_length is not None and not (to == "linchain" and files.kind == "lora"):
+        raise LinchainError("--chain-length is for a LoRA adapter and --to linchain only")
+    if mixer_biases and files.kind != "fork":
+        raise LinchainError(f"--mixer-biases: {files.folder} is no checkpoint of the authors' fork, it has no mixers")
+    if files.kind == "fork":
+        fork = read_fork(files)
+        _check_biases(fork, files.folder, to, mixer_biases)
+        config, tensors = fork.linchain()
+        return _Source(files, config, tensors, fork)
+    if to == files.kind:
+        raise LinchainError(f"{files.folder} is a {'LinChain' if to == 'linchain' else 'LoRA'} adapter already")
+    return _Source(files, files.peft_config(), files.tensors)
+
+
+def _check_biases(fork: Fork, folder: Path, to: str, mixer_biases: bool) -> None:
+    if not fork.has_biases:
+        return
+    if to != "merged":
+        raise LinchainError(
+            f"{folder} has mixer biases, for which a {to} adapter has no place: without them it is another function. "
+            "They can only be kept in a merged model: --to merged --mixer-biases"
+        )
+    if not mixer_biases:
+        raise LinchainError(
+            f"{folder} has mixer biases. In a merged model they become biases of the layers (which may switch on "
+            "biases in its configuration): say so with --mixer-biases"
+        )
+
+
+def _with_chain(source: _Source, chain_length: int | None) -> _Source:
+    length = DEFAULT_CHAIN_LENGTH if chain_length is None else chain_length
+    # the LoRA itself stays what the LinChain adapter is compared with
+    config, tensors = add_identity_chains(source.config, source.tensors, length)
+    return dataclasses.replace(source, config=config, tensors=tensors)
+
+
+def _base_model(source: _Source, model: str | None) -> BaseModel:
+    name = model or source.files.config.get("base_model_name_or_path")
+    if not name:
+        raise LinchainError(f"adapter {source.files.folder} does not say which model it was trained on; use --model")
+    try:
+        return BaseModel(name, source.config, source.tensors, source.files.folder)
+    except LinchainError as error:
+        if model:
+            raise
+        raise LinchainError(f"{error} (named by the adapter; --model names another place)") from error
+
+
+def _tokenizer(folder: Path, base: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside the adapter, else the base model's; None where neither has one."""
+    beside = (folder / "tokenizer_config.json").is_file()
+    try:
+        return load_tokenizer(str(folder) if beside else base)
+    except LinchainError:
+        if beside:
+            raise
+        return None
+
+
+def _reference(source: _Source, base: BaseModel, batch: verify.Batch) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits of the adapter as it was trained, and of the base model alone."""
+    model = base.load(_compute_dtype(base))
+    if source.fork is not None:
+        adapted = attach_fork(model, source.fork)
+    else:
+        adapted = attach(model, source.files.peft_config(), source.files.tensors)
+    with adapted.disable_adapter():
+        plain = verify.logits(adapted, batch)
+    return verify.logits(adapted, batch), plain
+
+
+def _compute_dtype(base: BaseModel) -> Any:
+    """float32, but what a quantised model was made for."""
+    import torch
+
+    return "auto" if base.quantization else torch.float32
+
+
+def _write_adapter(source: _Source, to: str, base: BaseModel, part: Path, dtype: torch.dtype | None) -> str:
+    import linchain
+
+    assert isinstance(source.config, LinChainConfig)
+    config: LoraConfig
+    if to == "lora":
+        config, tensors = fold_adapter(source.config, source.tensors, dtype)
+        description = f"plain LoRA adapter of rank {config.r}"
+    else:
+        config, tensors = source.config, {key: cast(tensor, dtype) for key, tensor in source.tensors.items()}
+        description = f"LinChain adapter of widths {' → '.join(map(str, config.widths(config.r)))}"
+    config.inference_mode = True
+    config.base_model_name_or_path = model_path(STARTER) if base.name == STARTER else base.name
+    write_adapter(config, tensors, part)
+    labels = source.files.folder / LABELS_FILE
+    if labels.is_file():
+        shutil.copy(labels, part)
+    auto = base.model_class().__name__
+    (part / "README.md").write_text(adapter_readme(config, description, auto, linchain.__version__), encoding="utf-8")
+    return description
+
+
+def _write_merged(source: _Source, base: BaseModel, part: Path, dtype: torch.dtype | None) -> tuple[str, torch.dtype]:
+    output_biases = source.fork.output_biases() if source.fork is not None and source.fork.has_biases else None
+    merged = merged_model(base, source.config, source.tensors, dtype, output_biases)
+    try:
+        merged.save_pretrained(str(part))
+    except ValueError as error:  # transformers does not save a generation configuration that contradicts itself
+        raise LinchainError(f"the merged model cannot be saved: {error}") from error
+    return f"merged {type(merged).__name__} in {str(merged.dtype).removeprefix('torch.')}", merged.dtype
+
+
+def _written(to: str, base: BaseModel, part: Path, batch: verify.Batch) -> list[Tensor]:
+    """Logits of what lies in `part`, loaded as anyone would load it."""
+    import torch
+    from peft import PeftModel
+
+    if to == "merged":
+        model = load_checkpoint(base.model_class(), str(part), "the merged model", torch.float32)
+        return verify.logits(model, batch)
+    return verify.logits(PeftModel.from_pretrained(base.load(_compute_dtype(base)), str(part)).eval(), batch)
+
+
+def _check_out(out: Path, overwrite: bool, adapter: Path, model: str | None) -> None:
+    check_writable(out)
+    inputs = [adapter, *([Path(model).expanduser()] if model else [])]
+    if any(path.exists() and path.resolve().is_relative_to(out.resolve()) for path in inputs):
+        raise LinchainError(f"output folder {out} holds what is to be exported; choose another one")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise LinchainError(f"output folder {out} is not empty; choose another one, or --overwrite it")
+    if not (out / CONFIG_FILE).is_file() and not (out / "config.json").is_file():
+        raise LinchainError(f"output folder {out} holds neither an adapter nor a model, and is not overwritten")
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` at the end. After an error it is gone, and `out` as it was."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True) as scratch:
+        part = Path(scratch) / "new"
+        part.mkdir()
+        yield part
+        if out.exists():
+            out.rename(Path(scratch) / "old")
+        part.rename(out)
