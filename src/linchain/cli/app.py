@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from linchain.cli.evaluate import evaluate
+from linchain.cli.export import export
 from linchain.cli.train import train
 from linchain.errors import LinchainError
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(evaluate)
+app.command()(export)
 
 
 def main() -> None:
