@@ -17,8 +17,9 @@ _PUBLIC = {
     "LinChainConfig": "linchain.tuners.linchain.config",
     "LinChainModel": "linchain.tuners.linchain.model",
     "LinchainError": "linchain.errors",
+    "fold_to_lora": "linchain.convert",
 }
-__all__ = ["LinChainConfig", "LinChainModel", "LinchainError", "__version__"]
+__all__ = ["LinChainConfig", "LinChainModel", "LinchainError", "__version__", "fold_to_lora"]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,4 +32,4 @@ def __getattr__(name: str) -> Any:
 # they need), so that `linchain --help` is instant. No other program can be called so and still import this package: a
 # script named linchain.py would shadow it.
 if Path((getattr(sys, "argv", None) or [""])[0]).stem != "linchain":
-    importlib.import_module("linchain.tuners.registration")
+    importlib.import_module("linchain.tuners")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_LOW_PRECISION = (torch.bfloat16, torch.float16)
+LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 def fold(a: Tensor, factors: Sequence[Tensor]) -> Tensor:
@@ -35,7 +35,7 @@ def fold(a: Tensor, factors: Sequence[Tensor]) -> Tensor:
     if not factors:
         return a
     with torch.autocast(device_type=a.device.type, enabled=False):
-        return _Fold.apply(*(t.float() if t.dtype in _LOW_PRECISION else t for t in (a, *factors)))
+        return _Fold.apply(*(t.float() if t.dtype in LOW_PRECISION else t for t in (a, *factors)))
 
 
 def prefixes(factors: Sequence[Tensor]) -> list[Tensor]:

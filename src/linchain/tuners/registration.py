@@ -32,28 +32,33 @@ def _add_peft_type(name: str) -> PeftType:
     return PeftType[name]
 
 
-def _refuse_chains_in(module: Any, name: str, feature: str) -> None:
-    """Make PEFT's function `name`, whose first argument is a model, refuse a model that holds chains.
-
-    The function is replaced wherever PEFT has re-exported it.
-    """
+def _wrap(module: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Replace PEFT's function `name` by `wrapper(function, …)`, wherever PEFT has re-exported it."""
     original: Callable[..., Any] = getattr(module, name)
-
-    @functools.wraps(original)
-    def guarded(model: Any, *args: Any, **kwargs: Any) -> Any:
-        if has_chain(model):
-            raise LinchainError(f"LinChain does not support {feature}: it pairs lora_A with lora_B as if nothing lay between")
-        return original(model, *args, **kwargs)
-
+    wrapped = functools.wraps(original)(functools.partial(wrapper, original))
     for loaded in [m for n, m in sys.modules.items() if n == "peft" or n.startswith("peft.")]:
         if vars(loaded).get(name) is original:
-            setattr(loaded, name, guarded)
+            setattr(loaded, name, wrapped)
+
+
+def _refuse_chains_in(module: Any, name: str, feature: str) -> None:
+    """Make PEFT's function `name`, whose first argument is a model, refuse a model that holds chains."""
+
+    def guarded(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+        if has_chain(model):
+            raise LinchainError(
+                f"LinChain does not support {feature}: it pairs lora_A with lora_B as if nothing lay between"
+            )
+        return original(model, *args, **kwargs)
+
+    _wrap(module, name, guarded)
 
 
 LINCHAIN = _add_peft_type("LINCHAIN")
 
 from linchain.tuners.linchain.chain import has_chain  # noqa: E402  (needs the type)
 from linchain.tuners.linchain.config import LinChainConfig  # noqa: E402
+from linchain.tuners.linchain.hotswap import pad_chained, swap_with_chains  # noqa: E402
 from linchain.tuners.linchain.model import LinChainModel  # noqa: E402
 
 if LINCHAIN not in PEFT_TYPE_TO_TUNER_MAPPING:
@@ -63,6 +68,9 @@ if LINCHAIN not in PEFT_TYPE_TO_TUNER_MAPPING:
         "chain_length",
         "chain_widths",
     ]
+    _wrap(hotswap, "_get_padded_linear", pad_chained)
+    _wrap(hotswap, "_get_padded_conv2d", pad_chained)
+    _wrap(hotswap, "hotswap_adapter_from_state_dict", swap_with_chains)
     _refuse_chains_in(optimizers, "create_riemannian_optimizer", "the Riemannian optimizer")
     _refuse_chains_in(optimizers, "create_lorafa_optimizer", "LoRA-FA")
     _refuse_chains_in(loftq_utils, "replace_lora_weights_loftq", "LoftQ")

@@ -66,7 +66,9 @@ class LinChainConfig(LoraConfig):
     )
     init_weights: bool | Literal["kaiming", "orthogonal", "identity"] = field(
         default=True,
-        metadata={"help": 'Start of the chain: True or "kaiming" (the paper), "orthogonal", "identity", False (random).'},
+        metadata={
+            "help": 'Start of the chain: True or "kaiming" (the paper), "orthogonal", "identity", False (random).'
+        },
     )
 
     def __post_init__(self) -> None:
@@ -86,7 +88,9 @@ class LinChainConfig(LoraConfig):
         if self.chain_widths is not None:
             widths = self.chain_widths
             if isinstance(widths, str) or not hasattr(widths, "__len__") or len(widths) == 0:
-                raise LinchainError(f"chain_widths must be a list of positive integers such as [8, 16, 8], got {widths!r}")
+                raise LinchainError(
+                    f"chain_widths must be a list of positive integers such as [8, 16, 8], got {widths!r}"
+                )
             self.chain_widths = list(widths)
             for width in self.chain_widths:
                 _positive_integer("chain_widths", width)
@@ -101,7 +105,9 @@ class LinChainConfig(LoraConfig):
                     f"{len(self.chain_widths) - 1} matrices. Leave chain_length out"
                 )
             if self.rank_pattern:
-                raise LinchainError("LinChain does not support rank_pattern together with chain_widths: use chain_length")
+                raise LinchainError(
+                    "LinChain does not support rank_pattern together with chain_widths: use chain_length"
+                )
             self.r, self.chain_length = self.chain_widths[0], len(self.chain_widths) - 1
         self.r = 16 if self.r is None else self.r
         self.chain_length = 3 if self.chain_length is None else self.chain_length

@@ -16,6 +16,7 @@ import torch
 from peft.tuners.lora import layer as lora
 from torch import Tensor, nn
 
+from linchain.ops.chain import LOW_PRECISION
 from linchain.tuners.linchain.chain import Chain, ChainedA, HasChain, _rebuild, chained_class
 from linchain.tuners.linchain.config import LinChainConfig
 
@@ -69,7 +70,11 @@ class LinChainLayer(_LoraLayer):
         """ΔW = s · B W_n … W_1 A in the shape of the base weight and in B's dtype; multiplied in float32 or wider."""
         dtype = self.lora_B[adapter].weight.dtype
         with self.folded(adapter):
-            return super().get_delta_weight(adapter, *args, **kwargs).to(dtype)
+            delta = super().get_delta_weight(adapter, *args, **kwargs)
+        return delta.to(dtype) if dtype in LOW_PRECISION else delta
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("lora.", "linchain.", 1)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _rebuild, (linchain_class, type(self).__bases__[1]), self.__getstate__()
@@ -173,7 +178,8 @@ def linchain_class(base: type[lora.LoraLayer]) -> type:
         mixin = LinChainEmbedding
     elif issubclass(base, lora.ParamWrapper):
         mixin = LinChainParamWrapper
-    return type(f"LinChain{base.__name__}", (mixin, base), {"__module__": __name__})
+    # PEFT recognises some layers by their class's name
+    return type(base.__name__, (mixin, base), {"__module__": __name__})
 
 
 def add_chain_to(layer: lora.LoraLayer, adapter_name: str, config: LinChainConfig) -> None:

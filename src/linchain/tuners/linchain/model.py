@@ -44,7 +44,9 @@ class LinChainModel(lora.LoraModel):
         tied = bool(kwargs.get("tied_adapter"))
         layer = super()._create_new_module(config, adapter_name, target, **kwargs)
         if type(layer).__module__.removeprefix("peft.tuners.lora.") not in _SUPPORTED_LAYER_FILES:
-            raise LinchainError(f"LinChain does not support PEFT's layer {type(layer).__module__}.{type(layer).__name__}")
+            raise LinchainError(
+                f"LinChain does not support PEFT's layer {type(layer).__module__}.{type(layer).__name__}"
+            )
         if tied:
             layer.__class__ = linchain_class(type(layer))
             tie_chain(layer, self.model.get_input_embeddings(), adapter_name)

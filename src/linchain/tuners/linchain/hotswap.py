@@ -1,0 +1,77 @@
+"""Hot-swapping with chains: what PEFT's `peft.utils.hotswap` does for A and B, done for the matrices between them.
+
+PEFT pads A and B with zeros to a target rank by building new plain layers, which would drop the chain, and fills what a new
+adapter lacks with zeros, which would make ΔW zero. `registration.py` puts these two functions around PEFT's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linchain.errors import LinchainError
+from linchain.tuners.linchain.chain import ChainedA, HasChain, chained_class
+
+
+def pad_chained(pad: Callable[..., nn.Module], module: nn.Module, target_rank: int, **kwargs: Any) -> nn.Module:
+    """PEFT's `pad` for `lora_A[adapter]` or `lora_B[adapter]`, keeping A's chain: zero rows and columns change no product.
+
+    Raises:
+        LinchainError: For a chain that is not square, which has no one rank to pad to.
+    """
+    padded = pad(module, target_rank=target_rank, **kwargs)
+    if padded is module or not isinstance(module, ChainedA):
+        return padded
+    if module.chain_names != ("chain",):
+        raise LinchainError(
+            "LinChain does not support padding chain_widths for compiled hot-swapping: use chain_length"
+        )
+    padded.__class__ = chained_class(type(padded))
+    padded.chain_names = module.chain_names
+    chain = F.pad(module.chain.detach(), (0, target_rank - module.chain.shape[-1]) * 2)
+    padded.chain = nn.Parameter(chain, requires_grad=module.chain.requires_grad)
+    return padded
+
+
+def swap_with_chains(
+    swap: Callable[..., None],
+    model: nn.Module,
+    state_dict: dict[str, Tensor],
+    adapter_name: str,
+    config: Any,
+    parameter_prefix: str = "lora_",
+) -> None:
+    """PEFT's `hotswap_adapter_from_state_dict`, with the new chains padded to the present ones.
+
+    Raises:
+        LinchainError: Where the new adapter has no chain, or one of another length, for a module it adapts.
+    """
+    fitted = dict(state_dict)
+    for name, module in model.named_modules():
+        if not isinstance(module, HasChain) or name.rpartition(".")[2] != adapter_name:
+            continue
+        name = name.removeprefix("_orig_mod.")  # torch.compile's wrapper
+        if f"{name}.weight" not in state_dict:
+            continue  # the new adapter leaves this module alone
+        for leaf in module.chain_names:
+            key = f"{name}.{leaf}"
+            fitted[key] = _fit(key, state_dict.get(key), getattr(module, leaf))
+    swap(model, fitted, adapter_name=adapter_name, config=config, parameter_prefix=parameter_prefix)
+
+
+def _fit(key: str, new: Tensor | None, old: Tensor) -> Tensor:
+    if new is None or new.dim() != old.dim() or new.shape[0] != old.shape[0]:
+        found = "none" if new is None else f"one of shape {tuple(new.shape)}"
+        raise LinchainError(
+            f"LinChain cannot hot-swap a chain of another length: {key} has shape {tuple(old.shape)}, the new adapter "
+            f"has {found}. Fold both adapters to LoRA (linchain export --to lora) and swap those"
+        )
+    if any(n > o for n, o in zip(new.shape, old.shape, strict=True)):
+        return new  # larger than what is there: PEFT replaces the tensor, as it does for A and B
+    padded = torch.zeros_like(old, dtype=new.dtype, device=new.device)
+    padded[tuple(slice(size) for size in new.shape)] = new
+    return padded

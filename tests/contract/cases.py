@@ -1,0 +1,173 @@
+"""The two tables of the contract: methods, and the layers that they adapt. Every test of the suite runs on their product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from linchain import LinChainConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method under contract: how its config is made, and what it does not do (with the words of the refusal)."""
+
+    name: str
+    config_cls: type[PeftConfig]
+    options: dict[str, Any]
+    refuses: dict[str, str] = field(default_factory=dict)
+
+    def config(self, **common: Any) -> PeftConfig:
+        return self.config_cls(**{**self.options, **common})
+
+
+_NO_DORA = "LinChain does not support DoRA"
+
+METHODS = [
+    Method("lora", LoraConfig, {"r": 4, "lora_alpha": 8}),
+    Method("linchain-0", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 0}),
+    Method("moslora", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 1}),
+    Method("linchain-3", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 3}),
+    Method(
+        "linchain-3-orthogonal",
+        LinChainConfig,
+        {"r": 4, "lora_alpha": 8, "chain_length": 3, "init_weights": "orthogonal"},
+    ),
+    Method(
+        "linchain-2-identity", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 2, "init_weights": "identity"}
+    ),
+    Method("linchain-rslora", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 2, "use_rslora": True}),
+    Method("linchain-4-8-4", LinChainConfig, {"chain_widths": [4, 8, 4], "lora_alpha": 8}),
+    Method("linchain-4-6-2", LinChainConfig, {"chain_widths": [4, 6, 2], "lora_alpha": 8}),
+    Method(
+        "linchain-dora",
+        LinChainConfig,
+        {"r": 4, "lora_alpha": 8, "chain_length": 2, "use_dora": True},
+        refuses={
+            **dict.fromkeys(["embedding", "conv1d", "conv2d", "conv3d"], _NO_DORA),
+            "attention": "does not support DoRA",
+            "parameter": "does not work with use_dora",
+            "experts": "does not work with use_dora",
+        },
+    ),
+]
+
+
+class _Net(nn.Module):
+    """A layer to adapt, then something that is not adapted."""
+
+    def __init__(self, layer: nn.Module, features: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Linear(features, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.layer(x)))
+
+
+class _ConvNet(_Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.layer(x)).flatten(2).mean(-1))
+
+
+class _AttentionNet(_Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.layer(x, x, x)[0]))
+
+
+class _Experts(nn.Module):
+    """A stack of weights (experts, in, out), as in mixture-of-experts layers: adapted through `target_parameters`."""
+
+    is_transposed = True
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.stack = nn.Parameter(torch.randn(*shape) / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.stack).mean(0) if self.stack.dim() == 3 else x @ self.stack.T
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A kind of layer under contract.
+
+    `delta` maps (A, factors, B) to the update of a base weight, scale left out: the reference. `weights` names each adapted
+    base weight, with the prefix of its adapter's parameters.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    inputs: Callable[[], Tensor]
+    delta: Callable[[Tensor, list[Tensor], Tensor], Tensor]
+    weights: dict[str, str] = field(default_factory=lambda: {"weight": ""})
+    targets: dict[str, Any] = field(default_factory=lambda: {"target_modules": ["layer"]})
+
+    def model(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+        torch.manual_seed(0)
+        return self.build().to(dtype)
+
+    def sample(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        torch.manual_seed(1)
+        x = self.inputs()
+        return x.to(dtype) if x.is_floating_point() else x
+
+
+def _linear_delta(a: Tensor, factors: list[Tensor], b: Tensor) -> Tensor:
+    """B M A over any trailing kernel dimensions of A; B's own are of size 1."""
+    for factor in factors:
+        a = torch.einsum("sr,r...->s...", factor, a)
+    return torch.einsum("or,r...->o...", b.flatten(1), a)
+
+
+def _experts_delta(a: Tensor, factors: list[Tensor], b: Tensor) -> Tensor:
+    """PEFT stacks A's experts in rows, B's interleaved in columns; each expert has its own chain."""
+    experts = 3
+    b = b.reshape(b.shape[0], -1, experts)
+    a = a.reshape(experts, -1, a.shape[-1])
+    deltas = [_linear_delta(a[e], [factor[e] for factor in factors], b[..., e]).T for e in range(experts)]
+    return torch.stack(deltas)
+
+
+LAYERS = [
+    Layer("linear", lambda: _Net(nn.Linear(10, 7), 7), lambda: torch.randn(5, 4, 10), _linear_delta),
+    Layer("Conv1D", lambda: _Net(Conv1D(7, 10), 7), lambda: torch.randn(5, 10), lambda *f: _linear_delta(*f).T),
+    Layer(
+        "embedding",
+        lambda: _Net(nn.Embedding(11, 7), 7),
+        lambda: torch.randint(11, (5, 4)),
+        lambda *f: _linear_delta(*f).T,
+    ),
+    Layer("conv1d", lambda: _ConvNet(nn.Conv1d(5, 6, 3), 6), lambda: torch.randn(5, 5, 9), _linear_delta),
+    Layer("conv2d", lambda: _ConvNet(nn.Conv2d(5, 6, 3), 6), lambda: torch.randn(5, 5, 8, 8), _linear_delta),
+    Layer("conv3d", lambda: _ConvNet(nn.Conv3d(3, 6, 2), 6), lambda: torch.randn(5, 3, 4, 4, 4), _linear_delta),
+    Layer(
+        "attention",
+        lambda: _AttentionNet(nn.MultiheadAttention(8, 2, batch_first=True), 8),
+        lambda: torch.randn(5, 4, 8),
+        _linear_delta,
+        weights={"in_proj_weight": "", "out_proj.weight": "base_layer.out_proj."},
+    ),
+    Layer(
+        "parameter",
+        lambda: _Net(_Experts(7, 10), 7),
+        lambda: torch.randn(5, 10),
+        _linear_delta,
+        weights={"stack": ""},
+        targets={"target_modules": [], "target_parameters": ["layer.stack"]},
+    ),
+    Layer(
+        "experts",
+        lambda: _Net(_Experts(3, 10, 7), 7),
+        lambda: torch.randn(5, 10),
+        _experts_delta,
+        weights={"stack": ""},
+        targets={"target_modules": [], "target_parameters": ["layer.stack"]},
+    ),
+]

@@ -1,0 +1,66 @@
+"""An adapted model computed the plain way: base weights plus dense updates, in one functional call."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from peft import PeftConfig
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .cases import Layer
+
+
+def adapter_parameters(adapted: nn.Module, prefix: str, adapter: str = "default") -> dict[str, Tensor]:
+    """A, B, magnitude and the chain's leaves of one adapted weight, by short name."""
+    found = {}
+    for name, parameter in adapted.named_parameters():
+        if not name.startswith(f"{prefix}lora_") or f".{adapter}" not in name:
+            continue
+        kind, _, leaf = name.removeprefix(prefix).partition(f".{adapter}")
+        short = {"lora_embedding_A": "A", "lora_embedding_B": "B", "lora_A": "A", "lora_B": "B"}.get(kind, kind)
+        leaf = leaf.removeprefix(".")
+        found[leaf if leaf.startswith("chain") else short] = parameter
+    return found
+
+
+def factors_of(parameters: dict[str, Tensor]) -> list[Tensor]:
+    if "chain" in parameters:
+        return list(parameters["chain"])
+    return [parameters[f"chain_{i}"] for i in range(len(parameters)) if f"chain_{i}" in parameters]
+
+
+def scaling_of(config: PeftConfig) -> float:
+    return config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
+
+
+def reference_weights(layer: Layer, base: nn.Module, adapted: nn.Module, config: PeftConfig) -> dict[str, Tensor]:
+    """Each adapted base weight with its dense update, differentiable in the adapter's parameters."""
+    weights = {}
+    for name, prefix in layer.weights.items():
+        parameters = adapter_parameters(adapted, prefix)
+        w = base.get_parameter(f"layer.{name}").detach()
+        delta = scaling_of(config) * layer.delta(parameters["A"], factors_of(parameters), parameters["B"])
+        if name == "out_proj.weight":
+            # PEFT 0.21 merges attention's output projection twice, the second time without gradient. We inherit it, so
+            # that a folded chain gives the same logits in plain PEFT (docs/decisions.md).
+            delta = delta + delta.detach()
+        new = w + delta
+        if magnitude := [p for key, p in parameters.items() if "magnitude" in key]:
+            dim = 0 if layer.name == "Conv1D" else 1  # DoRA's norm runs over the input features, and has no gradient
+            new = new * (magnitude[0].flatten() / new.norm(dim=dim).detach()).unsqueeze(dim)
+        weights[f"layer.{name}"] = new
+    return weights
+
+
+def reference_output(layer: Layer, base: nn.Module, adapted: nn.Module, config: PeftConfig, x: Tensor) -> Tensor:
+    return functional_call(base, reference_weights(layer, base, adapted, config), (x,))
+
+
+def gradients(output: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    torch.manual_seed(2)
+    grads = torch.autograd.grad(
+        (output * torch.randn_like(output)).sum(), parameters, allow_unused=True, retain_graph=True
+    )
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
