@@ -9,6 +9,8 @@ from rich.console import Console
 
 from linchain.cli.evaluate import evaluate
 from linchain.cli.export import export
+from linchain.cli.inspect import inspect
+from linchain.cli.methods import methods
 from linchain.cli.train import train
 from linchain.errors import LinchainError
 
@@ -22,6 +24,8 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)
+app.command()(inspect)
+app.command()(methods)
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ def _assumptions(
     attention = getattr(getattr(model, "config", None), "_attn_implementation", None) or "unknown"
     with_or_without = "with" if checkpointing else "without"
     return [
-        f"weights: frozen {frozen}, trainable {_dtypes(trainable)}; gradients and AdamW's two moments like the trainable",
+        f"frozen weights {frozen}; trainable weights, their gradients and AdamW's two moments {_dtypes(trainable)}",
         f"one batch of {batch_size} x {sequence_length} tokens, no padding, {with_or_without} gradient checkpointing",
         f"attention: {attention} (sdpa keeps no attention matrix, unless attention dropout forces it to)",
         "not counted: the allocator's rounding, workspaces of kernels, the CUDA context, data loading",

@@ -1,0 +1,81 @@
+"""What lies in a saved adapter: configuration, tensors, size, and the ranks of its updates. No base model is needed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linchain.convert.adapter import WEIGHTS_FILE, read_adapter
+from linchain.diagnostics.ranks import ModuleRanks, adapter_ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """Tensors whose keys differ in layer numbers only, and that share shape and dtype.
+
+    Attributes:
+        key: their key, with * for each number that is a part of its own.
+        shape: of each tensor.
+        dtype: of each tensor, e.g. "float32".
+        count: how many there are.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+    count: int
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """A saved adapter.
+
+    Attributes:
+        folder: where it lies.
+        kind: "linchain", "lora", or "fork" (the LinChain authors' own, whose LoRA has mixers).
+        config: adapter_config.json, without what is empty.
+        parameters: numbers in all tensors.
+        file_bytes: size of adapter_model.safetensors.
+        tensors: the tensors, grouped.
+        ranks: of each module's ΔW with the chain folded in; empty for a fork's adapter, which has to be imported first.
+    """
+
+    folder: Path
+    kind: str
+    config: dict[str, Any]
+    parameters: int
+    file_bytes: int
+    tensors: list[TensorGroup]
+    ranks: list[ModuleRanks]
+
+
+def inspect_adapter(path: Path | str) -> AdapterReport:
+    """Read the adapter in a folder, or of a run folder, and describe it.
+
+    Raises:
+        LinchainError: For a folder that holds no readable LinChain or LoRA adapter.
+    """
+    adapter = read_adapter(path)
+    ranks = [] if adapter.kind == "fork" else adapter_ranks(adapter)
+    return AdapterReport(
+        folder=adapter.folder,
+        kind=adapter.kind,
+        config={key: value for key, value in adapter.config.items() if value not in (None, {}, [])},
+        parameters=sum(tensor.numel() for tensor in adapter.tensors.values()),
+        file_bytes=(adapter.folder / WEIGHTS_FILE).stat().st_size,
+        tensors=_grouped(adapter.tensors),
+        ranks=ranks,
+    )
+
+
+def _grouped(tensors: dict[str, Tensor]) -> list[TensorGroup]:
+    counts: dict[tuple[str, tuple[int, ...], str], int] = {}
+    for key, tensor in tensors.items():
+        group = (re.sub(r"(?<=\.)\d+(?=\.)", "*", key), tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        counts[group] = counts.get(group, 0) + 1
+    return [TensorGroup(*group, count) for group, count in counts.items()]

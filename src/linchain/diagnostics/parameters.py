@@ -1,0 +1,108 @@
+"""Parameters of an adapter by module, and the size of its file, counted on the real PEFT model (the meta device will do)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from linchain.errors import LinchainError
+from linchain.evaluation.models import check_targets, linear_names
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+# dtypes as safetensors writes them
+_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "bool": "BOOL"}
+
+
+@dataclass(frozen=True)
+class ModuleParameters:
+    """Trainable parameters of the modules that share a last name and a shape.
+
+    Attributes:
+        name: last part of the module's name, e.g. "q_proj".
+        shape: of the frozen weight, as stored; None for a module that is trained in full.
+        count: how many such modules the model has.
+        parameters: trainable parameters of all of them.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    count: int
+    parameters: int
+
+
+def adapt_on_meta(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
+    """Put adapters without data on a model of `architectures.build`.
+
+    Raises:
+        LinchainError: For target modules that the model does not have, with those that it has.
+    """
+    import peft
+    import torch
+
+    targets = getattr(peft_config, "target_modules", None)
+    if isinstance(targets, list | tuple | set):
+        check_targets(model, sorted(targets))
+    try:
+        with torch.device("meta"):
+            adapted = peft.get_peft_model(model, peft_config)
+    except LinchainError:
+        raise
+    except ValueError as error:
+        raise LinchainError(f"{error} The model's modules are: {', '.join(linear_names(model))}") from None
+    assert isinstance(adapted, peft.PeftModel)
+    return adapted
+
+
+def parameters_by_module(model: PeftModel) -> list[ModuleParameters]:
+    """The trainable parameters, grouped by their module's last name and shape, in the model's order."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    owners: dict[str, Any] = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    }
+    by_module: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts = name.split(".")
+            prefixes = (".".join(parts[:i]) for i in range(1, len(parts)))
+            owner = next((prefix for prefix in prefixes if prefix in owners), ".".join(parts[:-1]))
+            by_module[owner] = by_module.get(owner, 0) + parameter.numel()
+    groups: dict[tuple[str, tuple[int, ...] | None], list[int]] = {}
+    for name, number in by_module.items():
+        module = owners.get(name)
+        shape = tuple(module.get_base_layer().weight.shape) if isinstance(module, BaseTunerLayer) else None
+        groups.setdefault((name.rpartition(".")[2], shape), []).append(number)
+    return [ModuleParameters(name, shape, len(found), sum(found)) for (name, shape), found in groups.items()]
+
+
+def adapter_file_size(model: PeftModel) -> int:
+    """Bytes of the adapter_model.safetensors that `model.save_pretrained` would write, its header included."""
+    from peft import get_peft_model_state_dict
+
+    return safetensors_size(get_peft_model_state_dict(model))
+
+
+def safetensors_size(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the safetensors file that PEFT writes for these tensors, which may be on the meta device.
+
+    The format: 8 bytes for the header's length, the header (compact JSON with dtype, shape and offsets of every tensor,
+    padded to a multiple of 8), the data. Tensors lie in order of falling alignment, then of name.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        end = offset + tensor.numel() * tensor.element_size()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        header[name] = {"dtype": _DTYPES.get(dtype, dtype), "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-length // 8) * 8 + offset
