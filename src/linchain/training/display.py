@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -18,7 +19,7 @@ from linchain.training.run_folder import RunFolder
 
 
 def preview(data: PreparedData) -> RenderableType:
-    """The first training example token by token; learned tokens are green and underlined, the others dim."""
+    """The first training example: its tokens, the learned ones green and underlined, and its runs of either kind."""
     example = data.train[0]
     tokens = data.tokenizer.convert_ids_to_tokens(example.input_ids)
     if not isinstance(example.labels, list):
@@ -30,10 +31,11 @@ def preview(data: PreparedData) -> RenderableType:
     for token, teaches in zip(tokens, learned, strict=True):
         listing.append(token, style="green underline" if teaches else "dim")
         listing.append(" ")
-    table = Table("position", "token", "id", "learned", box=None, pad_edge=False)
-    for position, (token, number, teaches) in enumerate(zip(tokens, example.input_ids, learned, strict=True)):
-        table.add_row(str(position), Text(repr(token)), str(number), "yes" if teaches else "-")
-    return Group(Text(head, style="bold"), listing, Text(), table)
+    table = Table("loss", "tokens", "text")
+    for teaches, places in itertools.groupby(range(len(tokens)), key=learned.__getitem__):
+        run = [example.input_ids[place] for place in places]
+        table.add_row("yes" if teaches else "no", str(len(run)), Text(repr(data.tokenizer.decode(run))))
+    return Group(Text(head, style="bold"), listing, table)
 
 
 def steps_of(training: TrainingConfig, examples: int, devices: int = 1) -> int:
@@ -102,14 +104,14 @@ def score_table(title: str, columns: dict[str, list[Score]]) -> RenderableType:
     """Scores with their 95 % intervals and the number of examples, two columns for each entry of `columns`."""
     first = next(iter(columns.values()))[0]
     caption = f"{first.n} examples; 95 % intervals: {first.interval}"
-    table = Table(title=title, title_justify="left", title_style="bold", caption=caption, caption_justify="left")
+    table = Table()
     table.add_column("metric")
     for name in columns:
         table.add_column(name, justify="right")
         table.add_column("95 %", style="dim")
     for scores in zip(*columns.values(), strict=True):
         table.add_row(scores[0].name, *(text for score in scores for text in score.shown()))
-    return table
+    return Group(Text(title, style="bold"), table, Text(caption, style="dim"))
 
 
 def paths(folder: RunFolder) -> RenderableType:

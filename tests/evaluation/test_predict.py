@@ -1,0 +1,79 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from linchain.errors import LinchainError
+from linchain.evaluation.predict import check_context, choose_metric, generate, predict, prepare
+from linchain.evaluation.scores import mean_loss
+from linchain.tasks.encoding import collate
+from linchain.tasks.formats import formats
+from linchain.tasks.records import Record
+from linchain.tasks.sentence_pair import Labels
+
+QUESTIONS = [
+    Record({"id": f"q{i}", "instruction": "word " * i + "?", "output": "yes " * (7 - i), "answer": "yes"}, f"q:{i}")
+    for i in range(1, 7)
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return AutoModelForCausalLM.from_pretrained(tiny_model)
+
+
+def prepared(tokenizer, metric):
+    return prepare(QUESTIONS, formats()["instruction"], tokenizer, metric, 400)
+
+
+def test_generation_does_not_depend_on_the_batch_size(model, tokenizer):
+    data = prepared(tokenizer, "exact_match")
+    one_by_one, together = (predict(model, tokenizer, data, size, max_new_tokens=12) for size in (1, 6))
+    assert one_by_one == together
+    assert [row["id"] for row in together] == [record.fields["id"] for record in QUESTIONS]
+    assert len({row["generated"] for row in together}) > 1
+
+
+def test_generation_equals_greedy_search_written_out(model, tokenizer):
+    prompt = tokenizer("one two three")["input_ids"]
+    ids = list(prompt)
+    for _ in range(8):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    expected = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+    assert generate(model, tokenizer, [prompt], max_new_tokens=8) == [expected]
+
+
+def test_loss_does_not_depend_on_the_batch_size_and_is_the_models_own(model, tokenizer):
+    data = prepared(tokenizer, "loss")
+    one_by_one, together = (predict(model, tokenizer, data, size) for size in (1, 6))
+    assert [row["loss"] for row in one_by_one] == pytest.approx([row["loss"] for row in together], rel=1e-5)
+    own = model(**collate(data.examples, pad_token_id=1)).loss.item()
+    assert mean_loss(together) == pytest.approx(own, rel=1e-5)
+
+
+def test_training_mode_is_restored(model, tokenizer):
+    model.train()
+    predict(model, tokenizer, prepared(tokenizer, "loss"), 6)
+    assert model.training
+
+
+def test_metric_fits_the_data():
+    known, rows = formats(), [Record({"instruction": "", "output": "", "answer": "5"}, "")]
+    plain = [Record({"instruction": "", "output": "5"}, "")]
+    assert choose_metric("auto", known["instruction"], rows, None) == "exact_match"
+    assert choose_metric("auto", known["instruction"], plain, None) == "loss"
+    assert choose_metric("exact_match", known["instruction"], plain, None) == "exact_match"
+    assert choose_metric("auto", known["text"], rows, None) == "loss"
+    assert choose_metric("auto", known["sentence_pair"], rows, Labels(None)) == "pearson"
+    assert choose_metric("auto", known["sentence_pair"], rows, Labels(("a", "b"))) == "accuracy"
+    with pytest.raises(LinchainError, match="metric 'exact_match' does not fit this data; accepted: loss"):
+        choose_metric("exact_match", known["text"], rows, None)
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused(tokenizer):
+    with pytest.raises(LinchainError, match=r"q:1: a prompt of \d+ tokens and evaluation.max_new_tokens 500"):
+        check_context(prepared(tokenizer, "exact_match"), 512, 500)

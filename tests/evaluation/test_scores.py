@@ -1,0 +1,52 @@
+import math
+
+import numpy as np
+import pytest
+
+from linchain.evaluation.scores import matthews, mean_loss, pearson, score, wilson
+
+
+def test_wilson_equals_statsmodels():
+    # statsmodels.stats.proportion.proportion_confint(count, nobs, method="wilson")
+    assert wilson(8, 10) == pytest.approx((0.4901624715366147, 0.9433178485456247))
+    assert wilson(0, 20) == pytest.approx((0.0, 0.16112515999567748))
+    assert wilson(20, 20) == pytest.approx((0.8388748400043225, 1.0))
+
+
+def test_loss_is_weighted_by_tokens():
+    rows = [{"loss": 1.0, "tokens": 1}, {"loss": 3.0, "tokens": 3}]
+    assert mean_loss(rows) == 2.5
+    loss, perplexity = score("loss", rows)
+    assert (loss.value, loss.low, loss.high, loss.n) == (2.5, 1.0, 3.0, 2)
+    assert perplexity.value == pytest.approx(math.exp(2.5))
+
+
+def test_a_classifiers_loss_is_a_mean_over_examples_without_perplexity():
+    (loss,) = score("loss", [{"loss": 1.0}, {"loss": 2.0}])
+    assert (loss.name, loss.value) == ("loss", 1.5)
+
+
+def test_bootstrap_covers_a_known_standard_error():
+    values = np.random.default_rng(1).normal(size=400)
+    (loss,) = score("loss", [{"loss": value} for value in values])
+    half = 1.96 * values.std() / math.sqrt(400)
+    assert (loss.high - loss.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_correlations_equal_scikit_learn_and_numpy():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(2)
+    labels, guesses = generator.integers(3, size=(2, 200))
+    guesses = np.where(generator.random(200) < 0.5, labels, guesses)
+    assert matthews(labels, guesses) == pytest.approx(sklearn.matthews_corrcoef(labels, guesses))
+    names = np.array(["a", "b", "c"])
+    assert matthews(names[labels], names[guesses]) == pytest.approx(matthews(labels, guesses))
+    assert matthews(labels, np.zeros(200)) == 0.0
+    x, y = labels + generator.normal(size=200), labels.astype(float)
+    assert pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert pearson(x, np.ones(200)) == 0.0
+
+
+def test_exact_match_is_shown_in_percent():
+    (exact,) = score("exact_match", [{"correct": True}, {"correct": False}])
+    assert exact.shown() == ("50.0 %", "9.5 to 90.5")

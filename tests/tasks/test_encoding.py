@@ -1,0 +1,136 @@
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from linchain.errors import LinchainError
+from linchain.tasks.encoding import IGNORE, Example, collate, encode_sentences, encode_texts, prompt_tokens
+from linchain.tasks.formats import get_format
+from linchain.tasks.instruction import InstructionFormat
+from linchain.tasks.records import Record
+from linchain.tasks.sentence_pair import Labels, find_labels
+
+PROMPT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nAdd 2 and 3.\n\n### Response:\n"
+)
+PROMPT_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
+    "that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n2 and 3\n\n### Response:\n"
+)
+CHATML = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def records(*rows):
+    return [Record(fields, f"data.jsonl:{number}") for number, fields in enumerate(rows, 1)]
+
+
+def learned_text(tokenizer, example):
+    return tokenizer.decode([label for label in example.labels if label != IGNORE])
+
+
+def encode(tokenizer, rows, max_length=400, train_on_prompt=False, task="causal_lm"):
+    rows = records(*rows)
+    return encode_texts(rows, get_format("auto", rows, task), tokenizer, max_length, train_on_prompt)
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt"),
+    [
+        ({"instruction": "Add 2 and 3.", "output": "5"}, PROMPT),
+        ({"instruction": "Add 2 and 3.", "input": "", "output": "5"}, PROMPT),
+        ({"instruction": "Add.", "input": "2 and 3", "output": "5"}, PROMPT_WITH_INPUT),
+    ],
+)
+def test_instruction_prompt_and_mask(tokenizer, fields, prompt):
+    (example,) = encode(tokenizer, [fields])
+    assert tokenizer.decode(example.input_ids) == f"<s>{prompt}5</s>"
+    assert learned_text(tokenizer, example) == "5</s>"
+    (question,) = prompt_tokens(tokenizer, [InstructionFormat().question(Record(fields, ""), tokenizer)[0]])
+    assert example.input_ids[: len(question)] == question
+    assert example.labels[: len(question)] == [IGNORE] * len(question)
+
+
+def test_train_on_prompt_learns_every_token(tokenizer):
+    (example,) = encode(tokenizer, [{"instruction": "Add 2 and 3.", "output": "5"}], train_on_prompt=True)
+    assert example.labels == example.input_ids
+
+
+def test_a_token_across_the_boundary_is_learned(tokenizer):
+    # the prompt's last newlines and an answer that begins with them may merge into one token
+    (example,) = encode(tokenizer, [{"instruction": "Add 2 and 3.", "output": "\n### Instruction:"}])
+    assert learned_text(tokenizer, example).endswith("### Instruction:</s>")
+    assert tokenizer.decode(example.input_ids) == f"<s>{PROMPT}\n### Instruction:</s>"
+
+
+def test_text_learns_all_tokens_and_is_cut(tokenizer):
+    whole, cut = (encode(tokenizer, [{"text": "a long story"}], max_length)[0] for max_length in (400, 5))
+    assert whole.labels == whole.input_ids
+    assert tokenizer.decode(whole.input_ids) == "<s>a long story</s>"
+    assert not whole.cut
+    assert cut.cut
+    assert cut.input_ids == whole.input_ids[:5]
+
+
+def test_messages_learn_the_assistants_turns(tokenizer):
+    tokenizer.chat_template = CHATML
+    turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "See you")]
+    row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    (example,) = encode(tokenizer, [row])
+    tokenizer.chat_template = None
+    text = "<|user|>Hi\n<|assistant|>Hello\n<|user|>Bye\n<|assistant|>See you\n"
+    assert tokenizer.decode(example.input_ids) == text
+    assert learned_text(tokenizer, example) == "Hello\nSee you\n"
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
+    tokenizer.chat_template = "{{ messages | length }}" + CHATML
+    turns = [("user", "Hi"), ("assistant", "Hello")]
+    row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    with pytest.raises(LinchainError, match=r"data.jsonl:1: the chat template rewrites earlier turns"):
+        encode(tokenizer, [row])
+    tokenizer.chat_template = None
+
+
+def test_nothing_to_learn_is_refused_with_its_lines(tokenizer):
+    rows = [{"instruction": "a" * length, "output": "5"} for length in (5, 300, 5, 300)]
+    with pytest.raises(LinchainError, match=r"max_length 300 .* 2 of 4 examples: data.jsonl:2, data.jsonl:4\."):
+        encode(tokenizer, rows, max_length=300)
+
+
+def test_labels_are_found_by_their_kind():
+    def labels(*values):
+        return find_labels([Record({"label": value}, "") for value in values]).names
+
+    assert labels(0, 2, 1) == ("0", "1", "2")
+    assert labels("1", "0") == ("0", "1")
+    assert labels("no", "yes") == ("no", "yes")
+    assert labels(2.5, 3) is None
+    assert labels("2.5", "3") is None
+    assert labels(*range(11)) == tuple(str(index) for index in range(11))
+
+
+def test_sentence_pairs(tokenizer):
+    rows = records(
+        {"sentence1": "one", "sentence2": None, "label": 1}, {"sentence1": "a", "sentence2": "b", "label": 0}
+    )
+    single, pair = encode_sentences(rows, Labels(("0", "1")), tokenizer, 100)
+    assert tokenizer.decode(single.input_ids) == "<s>one"
+    assert tokenizer.decode(pair.input_ids) == "<s>ab"
+    assert [single.labels, pair.labels] == [1, 0]
+
+
+def test_collate_pads_on_the_right():
+    batch = collate([Example([5, 6, 7], [IGNORE, 6, 7], "", False), Example([5], [5], "", False)], pad_token_id=1)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [5, 1, 1]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORE, 6, 7], [5, IGNORE, IGNORE]]
+    assert collate([Example([5], 2, "", False)], 1)["labels"].dtype == torch.int64
+    assert collate([Example([5], 2.5, "", False)], 1)["labels"].dtype == torch.float32
