@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ _AUTO_CLASSES = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
     "FEATURE_EXTRACTION": "AutoModel",
 }
+_EMBEDDING_KEY = re.compile(r"\.(embed_tokens|word_embeddings|wte)(\.base_layer)?\.weight$")
 _CLASSIFIER_HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
 
 
@@ -42,6 +44,7 @@ class BaseModel:
         self.name = name
         self.config = load_model_config(name)
         self._task_type = adapter.task_type
+        self._rows = _saved_vocabulary(tensors)
         for option, value in _head_options(adapter, tensors, folder).items():
             setattr(self.config, option, value)
 
@@ -66,9 +69,15 @@ class BaseModel:
         return getattr(transformers, architecture)
 
     def load(self, dtype: Any = "auto", config: PreTrainedConfig | None = None) -> PreTrainedModel:
-        """A fresh copy on the CPU, for evaluation. `config` replaces its own configuration."""
-        config = config or self.config
-        return load_checkpoint(self.model_class(), model_path(self.name), f"base model {self.name!r}", dtype, config)
+        """A fresh copy on the CPU, for evaluation. `config` replaces its own configuration.
+
+        Where the adapter was trained with a resized vocabulary, and so holds embeddings, the copy is resized to it.
+        """
+        config, what = config or self.config, f"base model {self.name!r}"
+        model = load_checkpoint(self.model_class(), model_path(self.name), what, dtype, config)
+        if self._rows not in (None, model.get_input_embeddings().weight.shape[0]):
+            model.resize_token_embeddings(self._rows, mean_resizing=False)
+        return model
 
     def skeleton(self, config: PreTrainedConfig) -> PreTrainedModel:
         """The model that `config` describes, without weights."""
@@ -86,8 +95,12 @@ def load_checkpoint(
     try:
         return cls.from_pretrained(path, dtype=dtype, use_safetensors=True, config=config).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise LinchainError(f"{what} cannot be loaded: {lines[0] if lines else type(error).__name__}") from error
+        raise LinchainError(f"{what} cannot be loaded: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, tensors: dict[str, Tensor]) -> PeftModel:
@@ -115,9 +128,11 @@ def attach(model: PreTrainedModel, config: LoraConfig, tensors: dict[str, Tensor
         raise LinchainError(
             f"the adapter has no {missing[0]} ({len(missing)} tensors missing), which the base model needs"
         )
-    loaded: Any = set_peft_model_state_dict(peft_model, tensors)
-    left_over = loaded.unexpected_keys
-    if left_over:
+    try:
+        loaded: Any = set_peft_model_state_dict(peft_model, tensors)
+    except (KeyError, RuntimeError) as error:
+        raise LinchainError(f"the adapter is for another model: {first_line(error)}") from error
+    if left_over := loaded.unexpected_keys:
         raise LinchainError(
             f"the adapter is for another model: it has {left_over[0]} ({len(left_over)} tensors left over), "
             "for which the base model has no place"
@@ -152,6 +167,11 @@ class _MixedA(nn.Module):
         for weight, bias in self.mixers:
             h = nn.functional.linear(h, weight, bias)
         return h
+
+
+def _saved_vocabulary(tensors: dict[str, Tensor]) -> int | None:
+    """The number of rows of the input embedding that lies among the adapter's tensors; None where none does."""
+    return next((tensor.shape[0] for key, tensor in tensors.items() if _EMBEDDING_KEY.search(key)), None)
 
 
 def _head_options(adapter: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> dict[str, Any]:

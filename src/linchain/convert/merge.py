@@ -93,6 +93,8 @@ def _tie_again(model: PreTrainedModel) -> None:
     embedding, head = _embeddings(model)
     if torch.equal(embedding.weight, head.weight):
         head.weight = embedding.weight
+        # PEFT, which saw two weights, has switched it off
+        model.config.tie_word_embeddings = True
     else:
         model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
 
