@@ -27,8 +27,6 @@ class Method:
         return self.config_cls(**{**self.options, **common})
 
 
-_NO_DORA = "LinChain does not support DoRA"
-
 METHODS = [
     Method("lora", LoraConfig, {"r": 4, "lora_alpha": 8}),
     Method("linchain-0", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 0}),
@@ -50,7 +48,6 @@ METHODS = [
         LinChainConfig,
         {"r": 4, "lora_alpha": 8, "chain_length": 2, "use_dora": True},
         refuses={
-            **dict.fromkeys(["embedding", "conv1d", "conv2d", "conv3d"], _NO_DORA),
             "attention": "does not support DoRA",
             "parameter": "does not work with use_dora",
             "experts": "does not work with use_dora",

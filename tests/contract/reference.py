@@ -48,8 +48,12 @@ def reference_weights(layer: Layer, base: nn.Module, adapted: nn.Module, config:
             delta = delta + delta.detach()
         new = w + delta
         if magnitude := [p for key, p in parameters.items() if "magnitude" in key]:
-            dim = 0 if layer.name == "Conv1D" else 1  # DoRA's norm runs over the input features, and has no gradient
-            new = new * (magnitude[0].flatten() / new.norm(dim=dim).detach()).unsqueeze(dim)
+            # DoRA's norm runs over the input features, and has no gradient
+            outputs_last = layer.name in ("Conv1D", "embedding")
+            rows = new.T if outputs_last else new
+            norm = rows.flatten(1).norm(dim=1).detach()
+            factor = (magnitude[0].flatten() / norm).reshape(-1, *[1] * (new.dim() - 1))
+            new = (rows * factor).T if outputs_last else rows * factor
         weights[f"layer.{name}"] = new
     return weights
 

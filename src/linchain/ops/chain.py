@@ -76,7 +76,7 @@ class _Fold(torch.autograd.Function):
     """`fold` with its own backward: it keeps the prefixes (n·r² numbers), and nothing of A's size but A itself."""
 
     @staticmethod
-    def forward(ctx, a: Tensor, *factors: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx, a: Tensor, *factors: Tensor) -> Tensor:
         products = prefixes(factors)
         # the first prefix is W_1 itself
         ctx.save_for_backward(a, *factors, *products[1:])
@@ -85,7 +85,7 @@ class _Fold(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
         a, *saved = ctx.saved_tensors
         factors, products = saved[: ctx.chain_length], [saved[0], *saved[ctx.chain_length :]]
         with torch.autocast(device_type=a.device.type, enabled=False):

@@ -8,8 +8,9 @@ reads only its own parameters (FSDP, ZeRO) and that checkpoint keys have PEFT's 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,12 +19,17 @@ from torch import Tensor, nn
 
 from linchain.ops import fold
 
-_INITS: dict[Any, Callable[[Tensor], Tensor]] = {
-    True: lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)),
-    "kaiming": lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)),
-    "orthogonal": nn.init.orthogonal_,
-    "identity": nn.init.eye_,
-    False: lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)),
+
+def _kaiming(matrix: Tensor, generator: torch.Generator) -> Tensor:
+    return nn.init.kaiming_uniform_(matrix, a=math.sqrt(5), generator=generator)
+
+
+_INITS: dict[Any, Callable[[Tensor, torch.Generator], Tensor]] = {
+    True: _kaiming,
+    "kaiming": _kaiming,
+    "orthogonal": lambda matrix, generator: nn.init.orthogonal_(matrix, generator=generator),
+    "identity": lambda matrix, generator: nn.init.eye_(matrix),
+    False: _kaiming,
 }
 
 
@@ -35,12 +41,17 @@ class HasChain(nn.Module):
         chain_i: (*e, widths[i + 1], widths[i]), i = 0 … n-1.
     """
 
+    chain: Tensor
     chain_names: tuple[str, ...]
     # A tied output embedding applies its input embedding's chain transposed and backwards.
     chain_transposed = False
 
-    def add_chain(self, widths: Sequence[int], init: bool | str, like: Tensor, experts: int = 1) -> None:
-        """Create and initialise the chain's parameters on `like`'s device and in its dtype."""
+    def add_chain(self, widths: Sequence[int], init: bool | str, like: Tensor, drawn: Tensor, experts: int = 1) -> None:
+        """Create and initialise the chain's parameters on `like`'s device and in its dtype.
+
+        `drawn` is a factor that was drawn at random for the same adapter. The chain's numbers follow from its values, not
+        from the global generator: at an equal seed, LinChain and LoRA start with equal A and B.
+        """
         e = (experts,) if experts > 1 else ()
         n = len(widths) - 1
         shapes = [(*e, widths[i + 1], widths[i]) for i in range(n)]
@@ -52,7 +63,8 @@ class HasChain(nn.Module):
             for name, shape in zip(self.chain_names, shapes, strict=True):
                 self._add_parameter(name, shape, like)
         if like.device.type != "meta":
-            self._reset_chain(init)
+            seed = zlib.crc32(drawn.detach().flatten()[:1024].float().cpu().numpy().tobytes())
+            self._reset_chain(init, torch.Generator().manual_seed(seed))
 
     def _add_parameter(self, name: str, shape: tuple[int, ...], like: Tensor) -> None:
         self.register_parameter(name, nn.Parameter(like.detach().new_empty(shape), requires_grad=like.requires_grad))
@@ -65,13 +77,13 @@ class HasChain(nn.Module):
             self.register_parameter(name, getattr(other, name))
 
     @torch.no_grad()
-    def _reset_chain(self, init: bool | str) -> None:
+    def _reset_chain(self, init: bool | str, generator: torch.Generator) -> None:
         for name in self.chain_names:
             parameter = getattr(self, name)
             # drawn in float32: bfloat16 has no QR, and a start should not depend on the dtype it is stored in
             draw = torch.empty(parameter.shape, dtype=torch.promote_types(parameter.dtype, torch.float32))
             for matrix in draw.view(-1, *parameter.shape[-2:]):
-                _INITS[init](matrix)
+                _INITS[init](matrix, generator)
             parameter.copy_(draw)
 
     def factors(self) -> list[Tensor]:
@@ -123,8 +135,8 @@ class ChainedA(HasChain):
         return _rebuild, (chained_class, type(self).__bases__[1]), self.__getstate__()
 
 
-@lru_cache(maxsize=None)
-def chained_class(base: type[nn.Module]) -> type:
+@cache
+def chained_class(base: Any) -> type:
     """The class of a `base` module (nn.Linear, nn.Conv2d, …) that holds A and a chain."""
     return type(f"Chained{base.__name__}", (ChainedA, base), {"__module__": __name__})
 

@@ -10,6 +10,9 @@ from peft.utils import PeftType
 
 from linchain.errors import LinchainError, nearest
 
+# The rank is LoRA's in PEFT, so that replacing LoraConfig by LinChainConfig changes nothing but the chain.
+DEFAULT_RANK = 8
+DEFAULT_LENGTH = 3
 CHAIN_INITS = (True, "kaiming", "orthogonal", "identity", False)
 LORA_INITS = (True, "gaussian", False)
 
@@ -39,10 +42,10 @@ class LinChainConfig(LoraConfig):
     `chain_length=1` is MoSLoRA. The scale s is `lora_alpha / r`, or `lora_alpha / √r` with `use_rslora`.
 
     Args:
-        r: Rank r_0, the width of A. 16 unless `chain_widths` says otherwise.
+        r: Rank r_0, the width of A. 8, PEFT's default for LoRA, unless `chain_widths` says otherwise.
         chain_length: Number n of square r × r matrices. 3 unless `chain_widths` says otherwise.
         chain_widths: Widths r_0, r_1, …, r_n of a chain that is not square; LinChain-2-8 is [8, 16, 8].
-        lora_alpha: Numerator of the scale.
+        lora_alpha: Numerator of the scale; 8, PEFT's default for LoRA (the paper trains with r = 16, lora_alpha = 32).
         init_weights: How the chain's matrices start. True or "kaiming": Kaiming-uniform with a = √5, the paper's.
             "orthogonal" and "identity" keep the spectrum of A (rectangular ones: orthonormal rows or columns, a truncated
             identity). False: everything is random, B too, so that the adapter is no identity; for tests. A Kaiming chain
@@ -55,8 +58,7 @@ class LinChainConfig(LoraConfig):
         LinchainError: For widths, ranks or initialisations that do not fit, and for what LinChain does not support.
     """
 
-    r: int = field(default=None, metadata={"help": "Rank r_0, the width of A (16, or the first of chain_widths)."})  # type: ignore[assignment]
-    lora_alpha: int = field(default=32, metadata={"help": "Numerator of the scale lora_alpha / r."})
+    r: int = field(default=None, metadata={"help": "Rank r_0, the width of A (8, or the first of chain_widths)."})  # type: ignore[assignment]
     chain_length: int = field(
         default=None,  # type: ignore[assignment]
         metadata={"help": "Number of square r × r matrices between A and B (3, or as many as chain_widths gives)."},
@@ -109,10 +111,10 @@ class LinChainConfig(LoraConfig):
                     "LinChain does not support rank_pattern together with chain_widths: use chain_length"
                 )
             self.r, self.chain_length = self.chain_widths[0], len(self.chain_widths) - 1
-        self.r = 16 if self.r is None else self.r
-        self.chain_length = 3 if self.chain_length is None else self.chain_length
+        self.r = DEFAULT_RANK if self.r is None else self.r
+        self.chain_length = DEFAULT_LENGTH if self.chain_length is None else self.chain_length
         _positive_integer("r", self.r)
-        for pattern, rank in self.rank_pattern.items():
+        for pattern, rank in (self.rank_pattern or {}).items():
             _positive_integer(f"rank_pattern[{pattern!r}]", rank)
         if not _is_integer(self.chain_length) or self.chain_length < 0:
             raise LinchainError(f"chain_length must be an integer of at least 0, got {self.chain_length!r}")

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linchain.errors import LinchainError
 from linchain.tuners.linchain.chain import ChainedA, HasChain, chained_class
 
 
-def pad_chained(pad: Callable[..., nn.Module], module: nn.Module, target_rank: int, **kwargs: Any) -> nn.Module:
+def pad_chained(pad: Callable[..., Any], module: Any, target_rank: int, **kwargs: Any) -> nn.Module:
     """PEFT's `pad` for `lora_A[adapter]` or `lora_B[adapter]`, keeping A's chain: zero rows and columns change no product.
 
     Raises:
@@ -30,10 +29,11 @@ def pad_chained(pad: Callable[..., nn.Module], module: nn.Module, target_rank: i
         raise LinchainError(
             "LinChain does not support padding chain_widths for compiled hot-swapping: use chain_length"
         )
-    padded.__class__ = chained_class(type(padded))
+    padded.__class__ = chained_class(padded.__class__)
     padded.chain_names = module.chain_names
-    chain = F.pad(module.chain.detach(), (0, target_rank - module.chain.shape[-1]) * 2)
-    padded.chain = nn.Parameter(chain, requires_grad=module.chain.requires_grad)
+    old = module.chain
+    new = old.new_zeros(old.shape[0], target_rank, target_rank)
+    padded.chain = nn.Parameter(_embed(new, old, kwargs.get("base_layer_groups", 1)), requires_grad=old.requires_grad)
     return padded
 
 
@@ -59,19 +59,31 @@ def swap_with_chains(
             continue  # the new adapter leaves this module alone
         for leaf in module.chain_names:
             key = f"{name}.{leaf}"
-            fitted[key] = _fit(key, state_dict.get(key), getattr(module, leaf))
+            fitted[key] = _fit(key, state_dict.get(key), getattr(module, leaf), _groups(model, name))
     swap(model, fitted, adapter_name=adapter_name, config=config, parameter_prefix=parameter_prefix)
 
 
-def _fit(key: str, new: Tensor | None, old: Tensor) -> Tensor:
+def _groups(model: nn.Module, name: str) -> int:
+    """Groups of the base layer whose chain is the module `name` (`….lora_A.<adapter>`)."""
+    layer: Any = model.get_submodule(name.rsplit(".", 2)[0])
+    return getattr(layer.get_base_layer(), "groups", 1)
+
+
+def _fit(key: str, new: Tensor | None, old: Tensor, groups: int) -> Tensor:
     if new is None or new.dim() != old.dim() or new.shape[0] != old.shape[0]:
         found = "none" if new is None else f"one of shape {tuple(new.shape)}"
         raise LinchainError(
             f"LinChain cannot hot-swap a chain of another length: {key} has shape {tuple(old.shape)}, the new adapter "
             f"has {found}. Fold both adapters to LoRA (linchain export --to lora) and swap those"
         )
-    if any(n > o for n, o in zip(new.shape, old.shape, strict=True)):
-        return new  # larger than what is there: PEFT replaces the tensor, as it does for A and B
-    padded = torch.zeros_like(old, dtype=new.dtype, device=new.device)
-    padded[tuple(slice(size) for size in new.shape)] = new
-    return padded
+    if any(n >= o for n, o in zip(new.shape[1:], old.shape[1:], strict=True)):
+        return new  # equal, or larger than what is there: PEFT then replaces the tensor, as it does for A and B
+    return _embed(torch.zeros_like(old, dtype=new.dtype, device=new.device), new, groups)
+
+
+def _embed(zeros: Tensor, chain: Tensor, groups: int) -> Tensor:
+    """Put a square chain (n, r, r) into zeros (n, t, t), each group's rows and columns where PEFT puts A's and B's."""
+    r, t = chain.shape[-1], zeros.shape[-1]
+    index = torch.cat([torch.arange(r // groups) + group * (t // groups) for group in range(groups)]).to(zeros.device)
+    zeros[:, index[:, None], index] = chain.detach()
+    return zeros

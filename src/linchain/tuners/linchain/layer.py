@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import Any
 
 import torch
 from peft.tuners.lora import layer as lora
 from torch import Tensor, nn
 
 from linchain.ops.chain import LOW_PRECISION
-from linchain.tuners.linchain.chain import Chain, ChainedA, HasChain, _rebuild, chained_class
+from linchain.tuners.linchain.chain import Chain, ChainedA, _rebuild, chained_class
 from linchain.tuners.linchain.config import LinChainConfig
 
-# Python lets an object change its class only between classes of one layout, which a common ancestor with PEFT's would break
-_LoraLayer = lora.LoraLayer if TYPE_CHECKING else object
+# What the mixins below are mixed into: any of PEFT's layers. Not a common ancestor with them, because Python lets an object
+# change its class only between classes of one layout; Any, because the type checker cannot know which layer it will be.
+_LoraLayer: Any = object
 
 
 class LinChainLayer(_LoraLayer):
@@ -38,14 +39,19 @@ class LinChainLayer(_LoraLayer):
             return
         a = _as_chained(self.lora_A[adapter_name])
         a.experts = getattr(self, "num_experts", 1)
-        a.add_chain(widths, config.init_weights, like=a.weight, experts=a.experts)
+        a.add_chain(widths, config.init_weights, like=a.weight, drawn=a.weight, experts=a.experts)
         if widths[-1] != widths[0]:
             _fit_input_width(self.lora_B[adapter_name], widths[0], widths[-1], random=config.init_lora_weights is False)
-        if adapter_name in self.lora_variant and config.init_lora_weights is False and not a.weight.is_meta:
-            self._reset_variant(adapter_name, config)
+        self._settle_dora(adapter_name, config)
 
-    def _reset_variant(self, adapter_name: str, config: LinChainConfig) -> None:
+    def _settle_dora(self, adapter_name: str, config: LinChainConfig) -> None:
         """DoRA's magnitude starts as the norm of W + ΔW; PEFT took it before there was a chain."""
+        if adapter_name not in self.lora_variant:
+            return
+        if not isinstance(self.get_base_layer(), nn.Linear):
+            self.lora_variant[adapter_name] = _FoldedVariant(self.lora_variant[adapter_name])
+        if config.init_lora_weights is not False or next(self.lora_magnitude_vector[adapter_name].parameters()).is_meta:
+            return
         trainable = self.lora_magnitude_vector[adapter_name].weight.requires_grad
         with self.folded(adapter_name):
             self.lora_variant[adapter_name].init(self, adapter_name=adapter_name, config=config)
@@ -59,8 +65,8 @@ class LinChainLayer(_LoraLayer):
             return
         a, b = self.lora_A[adapter_name], self.lora_B[adapter_name]
         weight = a.folded_weight()
-        self.lora_A[adapter_name] = _Weight(weight)
-        self.lora_B[adapter_name] = _Weight(b.weight.to(torch.promote_types(b.weight.dtype, weight.dtype)))
+        self.lora_A[adapter_name] = _plain_twin(a, weight)
+        self.lora_B[adapter_name] = _plain_twin(b, b.weight.to(torch.promote_types(b.weight.dtype, weight.dtype)))
         try:
             yield
         finally:
@@ -104,34 +110,35 @@ class LinChainEmbedding(LinChainLayer):
         if len(widths) == 1:
             return
         chain = Chain()
-        chain.add_chain(widths, config.init_weights, like=self.lora_embedding_A[adapter_name])
+        a, b = self.lora_embedding_A[adapter_name], self.lora_embedding_B[adapter_name]
+        chain.add_chain(widths, config.init_weights, like=a, drawn=b)  # here A starts at zero and B at random
         self.lora_embedding_chain[adapter_name] = chain
         if widths[-1] != widths[0]:
-            b = self.lora_embedding_B[adapter_name]
             fitted = torch.randn(b.shape[0], widths[-1], dtype=b.dtype, device=b.device)
             self.lora_embedding_B[adapter_name] = nn.Parameter(fitted, requires_grad=b.requires_grad)
+        self._settle_dora(adapter_name, config)
 
     @contextmanager
     def folded(self, adapter_name: str) -> Iterator[None]:
-        """Within it `lora_embedding_A[adapter]` is W_n … W_1 A, without gradient."""
+        """Within it `lora_embedding_A[adapter]` is W_n … W_1 A, in A's dtype."""
         if adapter_name not in self.lora_embedding_chain:
             yield
             return
-        a = self.lora_embedding_A[adapter_name]
-        self.lora_embedding_A[adapter_name] = nn.Parameter(self._folded_a(adapter_name).detach().to(a.dtype))
+        table, a = self.lora_embedding_A, self.lora_embedding_A[adapter_name]
+        parameters: Any = table._parameters
+        # ParameterDict would make a new leaf of what is put into it; an attribute keeps the gradient
+        table._parameters = {name: p for name, p in parameters.items() if name != adapter_name}
+        object.__setattr__(table, adapter_name, self.lora_embedding_chain[adapter_name].folded(a).to(a.dtype))
         try:
             yield
         finally:
-            self.lora_embedding_A[adapter_name] = a
-
-    def _folded_a(self, adapter: str) -> Tensor:
-        a = self.lora_embedding_A[adapter]
-        return self.lora_embedding_chain[adapter].folded(a) if adapter in self.lora_embedding_chain else a
+            object.__delattr__(table, adapter_name)
+            table._parameters = parameters
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """ΔW = s · (B W_n … W_1 A)ᵀ, shape (num_embeddings, dim), in A's dtype; multiplied in float32 or wider."""
-        a, b = self._folded_a(adapter), self.lora_embedding_B[adapter]
-        return ((b.to(a.dtype) @ a).T * self.scaling[adapter]).to(self.lora_embedding_A[adapter].dtype)
+        """ΔW = s · (B W_n … W_1 A)ᵀ, shape (num_embeddings, dim), in A's dtype."""
+        with self.folded(adapter):
+            return super(LinChainLayer, self).get_delta_weight(adapter)
 
     def _adapter_output(self, x: Tensor, adapter: str) -> Tensor:
         h = self._embed(x, self.lora_embedding_A[adapter].T)
@@ -157,21 +164,43 @@ class LinChainEmbedding(LinChainLayer):
         result = self.base_layer(x, *args, **kwargs)
         dtype = result.dtype
         for adapter in self.active_adapters:
-            if adapter in self.lora_embedding_A:
+            if adapter not in self.lora_embedding_A:
+                continue
+            if adapter in self.lora_variant:
+                result = self.lora_variant[adapter].forward(self, active_adapter=adapter, x=x, result=result)
+            else:
                 result = result + self._adapter_output(x, adapter)
         return result.to(dtype)
 
 
-class _Weight(nn.Module):
-    """Stands in for a linear layer where only its weight is read; the weight keeps its gradient."""
+class _FoldedVariant:
+    """PEFT's DoRA for convolutions and embeddings, which reads A's weight in its forward: with the chain folded into it."""
 
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = weight
+    def __init__(self, variant: Any) -> None:
+        self.variant = variant
+
+    def forward(self, module: Any, active_adapter: str, **kwargs: Any) -> Tensor:
+        with module.folded(active_adapter):
+            return self.variant.forward(module, active_adapter=active_adapter, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "variant":  # not set yet: while being copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.variant, name)
 
 
-@lru_cache(maxsize=None)
-def linchain_class(base: type[lora.LoraLayer]) -> type:
+def _plain_twin(module: Any, weight: Tensor) -> nn.Module:
+    """A linear layer or convolution like `module`, but without a chain and with `weight`, which keeps its gradient."""
+    base = type(module).__bases__[1] if isinstance(module, ChainedA) else type(module)
+    twin: Any = object.__new__(base)
+    twin.__dict__.update(module.__dict__)
+    twin._parameters = {name: p for name, p in module._parameters.items() if name == "bias"}
+    twin.weight = weight
+    return twin
+
+
+@cache
+def linchain_class(base: Any) -> type:
     """LinChain's class for one of PEFT's LoRA layer classes."""
     mixin: type = LinChainLayer
     if issubclass(base, lora.Embedding):
@@ -182,16 +211,16 @@ def linchain_class(base: type[lora.LoraLayer]) -> type:
     return type(base.__name__, (mixin, base), {"__module__": __name__})
 
 
-def add_chain_to(layer: lora.LoraLayer, adapter_name: str, config: LinChainConfig) -> None:
+def add_chain_to(layer: Any, adapter_name: str, config: LinChainConfig) -> None:
     """Turn a freshly built LoRA layer into a LinChain layer and give its adapter a chain."""
     if isinstance(layer, lora.MultiheadAttention):
         # PEFT adapts the output projection through a layer of its own inside
         add_chain_to(layer.base_layer.out_proj, adapter_name, config)
-    layer.__class__ = linchain_class(type(layer))
+    layer.__class__ = linchain_class(layer.__class__)
     layer.add_chain(adapter_name, config)
 
 
-def tie_chain(head: lora.LoraLayer, embedding: LinChainEmbedding, adapter_name: str) -> None:
+def tie_chain(head: Any, embedding: Any, adapter_name: str) -> None:
     """Give an output embedding that PEFT tied to the input embedding (A = B_embᵀ, B = A_embᵀ) the transposed chain."""
     if adapter_name not in embedding.lora_embedding_chain:
         return
@@ -199,14 +228,13 @@ def tie_chain(head: lora.LoraLayer, embedding: LinChainEmbedding, adapter_name: 
     a.share_chain(embedding.lora_embedding_chain[adapter_name])
 
 
-def _as_chained(a: nn.Module) -> ChainedA:
-    a.__class__ = chained_class(type(a))
-    assert isinstance(a, HasChain)
-    return a  # type: ignore[return-value]
+def _as_chained(a: Any) -> ChainedA:
+    a.__class__ = chained_class(a.__class__)
+    return a
 
 
 @torch.no_grad()
-def _fit_input_width(b: nn.Module, old: int, new: int, *, random: bool) -> None:
+def _fit_input_width(b: Any, old: int, new: int, *, random: bool) -> None:
     """Give B, a linear layer or convolution of rank `old`, the rank `new`: zero, or random where B starts random."""
     shape = list(b.weight.shape)
     shape[1] = shape[1] * new // old

@@ -42,13 +42,13 @@ class LinChainModel(lora.LoraModel):
     ) -> nn.Module:
         _refuse_target(config, target)
         tied = bool(kwargs.get("tied_adapter"))
-        layer = super()._create_new_module(config, adapter_name, target, **kwargs)
+        layer: Any = super()._create_new_module(config, adapter_name, target, **kwargs)
         if type(layer).__module__.removeprefix("peft.tuners.lora.") not in _SUPPORTED_LAYER_FILES:
             raise LinchainError(
                 f"LinChain does not support PEFT's layer {type(layer).__module__}.{type(layer).__name__}"
             )
         if tied:
-            layer.__class__ = linchain_class(type(layer))
+            layer.__class__ = linchain_class(layer.__class__)
             tie_chain(layer, self.model.get_input_embeddings(), adapter_name)
         else:
             add_chain_to(layer, adapter_name, config)
@@ -89,7 +89,7 @@ class LinChainModel(lora.LoraModel):
         )
 
 
-def _as_lora_ranked(config: LinChainConfig) -> LinChainConfig:
+def _as_lora_ranked(config: Any) -> LinChainConfig:
     """The config with the chain folded away; its rank is that of the folded factors, r_n."""
     scale_kept = config.widths(config.r)[-1]
     return replace(config, r=scale_kept, chain_length=0, chain_widths=None)
@@ -101,7 +101,3 @@ def _refuse_target(config: LinChainConfig, target: nn.Module) -> None:
         raise LinchainError("LinChain does not support custom LoRA modules: they read lora_A without its chain")
     if getattr(base_layer, "_hf_tp_plan", None) is not None:
         raise LinchainError("LinChain does not support tensor parallelism")
-    if config.use_dora and isinstance(base_layer, (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        raise LinchainError(
-            f"LinChain does not support DoRA (use_dora=True) on {type(base_layer).__name__}: only on linear layers"
-        )
