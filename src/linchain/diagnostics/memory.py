@@ -62,7 +62,7 @@ def estimate_training_memory(
         max over ops t of Σ_{storages s born by t and not yet freed} bytes(s)
 
     For a causal LM the loss is the model's own, with every token a label. On CPU this agrees with the allocator's peak
-    to 5 % (tests/diagnostics/test_memory.py). On a GPU the allocator's rounding, workspaces of kernels and the CUDA
+    to 10 % (tests/diagnostics/test_memory.py). On a GPU the allocator's rounding, workspaces of kernels and the CUDA
     context (about half a gigabyte) come on top.
 
     Args:
@@ -192,11 +192,11 @@ def _training(model: nn.Module, gradient_checkpointing: bool) -> Iterator[None]:
 
     Transformers' own switch is not used: it has no inverse (it also hooks the embeddings and forgets earlier settings).
     """
-    modes = [(module, module.training) for module in model.modules()]
     switches: list[Any] = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
     if gradient_checkpointing and not switches:
         raise ValueError(f"{type(model).__name__} has no gradient checkpointing")
-    kept = [(m, m.gradient_checkpointing, m.__dict__.get("_gradient_checkpointing_func")) for m in switches]
+    attributes = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
+    kept = [(module, {a: vars(module)[a] for a in attributes if a in vars(module)}) for module in model.modules()]
     function = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     try:
         model.train()
@@ -204,11 +204,7 @@ def _training(model: nn.Module, gradient_checkpointing: bool) -> Iterator[None]:
             module.gradient_checkpointing, module._gradient_checkpointing_func = gradient_checkpointing, function
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
-        for module, enabled, earlier in kept:
-            module.gradient_checkpointing = enabled
-            if earlier is None:
-                del module._gradient_checkpointing_func
-            else:
-                module._gradient_checkpointing_func = earlier
+        for module, values in kept:
+            for attribute in attributes:
+                vars(module).pop(attribute, None)
+            vars(module).update(values)

@@ -78,8 +78,8 @@ def parameters_by_module(model: PeftModel) -> list[ModuleParameters]:
             by_module[owner] = by_module.get(owner, 0) + parameter.numel()
     groups: dict[tuple[str, tuple[int, ...] | None], list[int]] = {}
     for name, number in by_module.items():
-        module = owners.get(name)
-        shape = tuple(module.get_base_layer().weight.shape) if isinstance(module, BaseTunerLayer) else None
+        layer = owners.get(name)
+        shape = tuple(layer.get_base_layer().weight.shape) if isinstance(layer, BaseTunerLayer) else None
         groups.setdefault((name.rpartition(".")[2], shape), []).append(number)
     return [ModuleParameters(name, shape, len(found), sum(found)) for (name, shape), found in groups.items()]
 

@@ -36,6 +36,10 @@ LORA_OPTIONS = (
 )
 
 
+# A comparison needs one rank and one scale for all methods: those of LinChain's protocol. PEFT's defaults are 8 and 8.
+PROTOCOL = {"r": 16, "lora_alpha": 32}
+
+
 @dataclass(frozen=True)
 class Option:
     """One option of a method, for showing.
@@ -64,6 +68,7 @@ class Method:
         options: fields of that class that a user may set.
         defaults: where the catalogue's default is not the class's.
         fixed: fields that make the method what it is, and which a user may not set.
+        settled_by: for an option, another one that settles it: when that is given, the default here does not hold.
     """
 
     name: str
@@ -74,6 +79,7 @@ class Method:
     options: tuple[str, ...]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    settled_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config_class(self) -> type[PeftConfig]:
@@ -107,8 +113,10 @@ class Method:
         """
         if problems := self._problems(options):
             raise LinchainError("\n".join(problems))
+        settled = {name for name, other in self.settled_by.items() if options.get(other) is not None}
+        defaults = {name: value for name, value in self.defaults.items() if name not in settled}
         try:
-            return self.config_class(**{**self.defaults, **options, **self.fixed, **common})
+            return self.config_class(**{**defaults, **options, **self.fixed, **common})
         except LinchainError:
             raise
         except (TypeError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from linchain.methods.base import LORA_OPTIONS, Method
+from linchain.methods.base import LORA_OPTIONS, PROTOCOL, Method
 
 METHOD = Method(
     name="linchain",
@@ -11,4 +11,6 @@ METHOD = Method(
     reference="Linear Chain Transformation: Expanding Optimization Dynamics for Fine-Tuning LLMs, arXiv 2411.00039",
     config="linchain.tuners.linchain.config:LinChainConfig",
     options=(*LORA_OPTIONS, "chain_length", "chain_widths", "init_weights"),
+    defaults={**PROTOCOL, "chain_length": 3},
+    settled_by={"r": "chain_widths", "chain_length": "chain_widths"},
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from linchain.methods.base import LORA_OPTIONS, Method
+from linchain.methods.base import LORA_OPTIONS, PROTOCOL, Method
 
 METHOD = Method(
     name="lora",
@@ -11,6 +11,5 @@ METHOD = Method(
     reference="LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685",
     config="peft:LoraConfig",
     options=LORA_OPTIONS,
-    # PEFT's defaults are 8 and 8. A comparison needs one rank and one scale for all methods: LinChain's protocol.
-    defaults={"r": 16, "lora_alpha": 32},
+    defaults=PROTOCOL,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from linchain.methods.base import LORA_OPTIONS, Method
+from linchain.methods.base import LORA_OPTIONS, PROTOCOL, Method
 
 METHOD = Method(
     name="moslora",
@@ -11,6 +11,6 @@ METHOD = Method(
     reference="Mixture-of-Subspaces in Low-Rank Adaptation, arXiv 2406.11909",
     config="linchain.tuners.linchain.config:LinChainConfig",
     options=(*LORA_OPTIONS, "init_weights"),
-    defaults={"r": 16},
+    defaults=PROTOCOL,
     fixed={"chain_length": 1},
 )

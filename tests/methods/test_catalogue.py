@@ -1,0 +1,86 @@
+"""The catalogue: every method makes its configuration, on the same terms, and refuses what it does not know."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import peft
+import pytest
+
+import linchain
+from linchain import methods
+from linchain.errors import LinchainError
+
+
+@pytest.mark.parametrize("method", methods.catalogue(), ids=methods.names())
+def test_every_method_starts_from_one_rank_and_scale(method: methods.Method) -> None:
+    config = method.peft_config({}, task_type="CAUSAL_LM")
+    assert isinstance(config, method.config_class)
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.use_rslora) == (16, 32, 0.0, False)
+    assert config.task_type == "CAUSAL_LM"
+
+
+@pytest.mark.parametrize("method", methods.catalogue(), ids=methods.names())
+def test_every_option_is_a_field_with_help(method: methods.Method) -> None:
+    fields = {field.name for field in dataclasses.fields(method.config_class)}
+    assert {*method.options, *method.defaults, *method.fixed} <= fields
+    assert not set(method.options) & set(method.fixed)
+    assert all(option.help for option in method.described_options())
+
+
+def test_configurations_are_the_methods() -> None:
+    assert type(methods.get("lora").peft_config({})) is peft.LoraConfig
+    assert methods.get("moslora").peft_config({}).widths(16) == (16, 16)
+    linchain_config = methods.get("linchain").peft_config({"chain_widths": [8, 16, 8]})
+    assert type(linchain_config) is linchain.LinChainConfig
+    assert (linchain_config.r, linchain_config.chain_length) == (8, 2)
+
+
+def test_options_win_over_defaults() -> None:
+    config = methods.get("lora").peft_config({"r": 4, "lora_alpha": 2.5, "target_modules": ["q_proj"]})
+    assert (config.r, config.lora_alpha, config.target_modules) == (4, 2.5, {"q_proj"})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("lora", {"lora_alhpa": 1}, "did you mean 'lora_alpha'"),
+        ("lora", {"chain_length": 1}, "unknown option of method 'lora' 'chain_length'"),
+        ("lora", {"task_type": "CAUSAL_LM"}, "unknown option"),
+        ("moslora", {"chain_length": 3}, "chain_length = 1 by definition, got 3"),
+        ("lora", {"r": 0}, "r must be a positive integer, got 0"),
+        ("linchain", {"r": -1}, "r must be a positive integer, got -1"),
+        ("lora", {"r": "16"}, "r must be a positive integer, got '16'"),
+        ("lora", {"r": True}, "r must be a positive integer"),
+        ("linchain", {"lora_alpha": 0}, "lora_alpha must be a positive number, got 0"),
+        ("linchain", {"lora_alpha": float("nan")}, "lora_alpha must be a positive number"),
+        ("moslora", {"lora_dropout": 1.0}, "lora_dropout must be at least 0 and less than 1, got 1.0"),
+        ("linchain", {"chain_widths": [8, 0, 8]}, "chain_widths must be a positive integer, got 0"),
+        ("linchain", {"chain_widths": [8, 16], "r": 16}, "r=16 does not fit chain_widths"),
+        ("linchain", {"init_weights": "ortogonal"}, "did you mean 'orthogonal'"),
+        ("lora", {"layers_pattern": "h"}, "layers_to_transform"),
+    ],
+)
+def test_mistakes_are_named(name: str, options: dict, expected: str) -> None:
+    with pytest.raises(LinchainError, match=expected.replace("(", r"\(")):
+        methods.get(name).peft_config(options)
+
+
+def test_all_mistakes_are_shown_together() -> None:
+    with pytest.raises(LinchainError) as caught:
+        methods.get("lora").peft_config({"rank": 8, "r": 0, "lora_dropout": 2})
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_unknown_method_gets_the_nearest() -> None:
+    with pytest.raises(LinchainError, match="unknown method 'linchian'; did you mean 'linchain'"):
+        methods.get("linchian")
+
+
+def test_catalogue_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['linchain']; import linchain.cli.app; assert not {'torch', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
