@@ -23,6 +23,7 @@ from linchain.errors import LinchainError, unknown_name
 
 SPLITS = ("train", "test")
 SMALLEST, LARGEST = 2, 99  # of every number in a problem and its solution; 1 would need the singular
+LARGEST_CHANGE = 9  # of every number that is added or taken: what so small a model can learn to do without fail
 
 # fmt: off
 _NAMES = (
@@ -223,8 +224,8 @@ def _operands(signs: str, split: str) -> tuple[tuple[int, ...], ...]:
 def _steps(sign: str, total: int) -> list[tuple[int, int]]:
     """What can be added to or taken from `total`, each with its result."""
     if sign == "+":
-        return [(value, total + value) for value in range(SMALLEST, LARGEST - total + 1)]
-    return [(value, total - value) for value in range(SMALLEST, total - SMALLEST + 1)]
+        return [(value, total + value) for value in range(SMALLEST, min(LARGEST_CHANGE, LARGEST - total) + 1)]
+    return [(value, total - value) for value in range(SMALLEST, min(LARGEST_CHANGE, total - SMALLEST) + 1)]
 
 
 def _wordings(form: _Form, split: str) -> list[str]:
