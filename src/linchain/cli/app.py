@@ -34,7 +34,7 @@ def main() -> None:
         app()
     except LinchainError as error:
         # markup off: a path or a key in the message may hold square brackets
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -126,8 +126,10 @@ def _read_csv(path: Path) -> Iterator[Record]:
                     raise LinchainError(
                         f"{path}:{reader.line_num}: {len(row)} fields where the header has {len(header)}"
                     )
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise LinchainError(f"{path}:{reader.line_num + 1}: not valid CSV ({error})") from error
+        except csv.Error as error:
+            raise LinchainError(f"{path}:{reader.line_num}: not valid CSV ({error})") from error
+        except UnicodeDecodeError as error:
+            raise LinchainError(f"{path}: not valid UTF-8, after line {reader.line_num} ({error})") from error
 
 
 def _read_parquet(path: Path) -> Iterator[Record]:

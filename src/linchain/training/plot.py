@@ -24,7 +24,8 @@ def plot_losses(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     svg = io.StringIO()
     figure.savefig(svg, format="svg")
     write_text(path, svg.getvalue())

@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from linchain.errors import LinchainError
 from linchain.evaluation.models import context_length, load_model_config, load_tokenizer
 from linchain.evaluation.predict import EvaluationData, check_context, prepare
@@ -40,6 +42,8 @@ def prepare_data(config: RunConfig) -> PreparedData:
     """Reads and tokenises the data of a run. Raises LinchainError for everything that the data make impossible."""
     if not config.data.train:
         raise LinchainError("data.train: required, but not given")
+    if config.training.precision == "float16" and not torch.cuda.is_available():
+        raise LinchainError("training.precision: 'float16' needs a GPU; use 'bfloat16' or 'float32'")
     records = _read_splits(config.data, config.evaluation.limit)
     format = get_format(config.data.format, records["train"], config.task)
     for split, rows in records.items():

@@ -75,7 +75,8 @@ def load_and_report(config: RunConfig, data: PreparedData, console: Console) -> 
     from linchain.training.display import report
 
     model = adapted_model(config, data)
-    console.print(report(config, data, model))
+    if not console.quiet:  # the memory estimate traces a whole step
+        console.print(report(config, data, model))
     return model
 
 

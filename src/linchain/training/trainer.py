@@ -9,7 +9,6 @@ import torch
 import transformers
 from torch import nn
 
-from linchain.errors import LinchainError
 from linchain.evaluation.predict import EvaluationData, predict
 from linchain.evaluation.scores import mean_loss
 from linchain.tasks.encoding import collate, pad_token_id
@@ -23,8 +22,6 @@ KEPT_CHECKPOINTS = 2
 def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool) -> transformers.TrainingArguments:
     """Our configuration in the words of transformers."""
     training = config.training
-    if training.precision == "float16" and not torch.cuda.is_available():
-        raise LinchainError("training.precision: 'float16' needs a GPU; use 'bfloat16' or 'float32'")
     return transformers.TrainingArguments(
         output_dir=str(folder.checkpoints),
         num_train_epochs=training.epochs,

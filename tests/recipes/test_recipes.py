@@ -1,0 +1,39 @@
+"""Every shipped recipe is valid; those whose model and data are at hand make their first steps."""
+
+from pathlib import Path
+
+import pytest
+
+from linchain.training.load_config import load_config
+from linchain.training.run import train
+from tests.conftest import shared_dir
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipe_is_valid(recipe):
+    config = load_config(recipe)
+    assert config.output == f"runs/{recipe.stem}"
+    assert config.data.train
+
+
+def test_paper_recipe_has_the_papers_protocol():
+    config = load_config(ROOT / "recipes" / "commonsense-llama3-8b.yaml")
+    training = config.training
+    assert training.batch_size * training.gradient_accumulation_steps == 16
+    assert (training.epochs, training.learning_rate, training.warmup_steps) == (3, 3e-4, 100)
+    assert config.method.options["r"] == 16
+    assert config.data.train_on_prompt
+
+
+@pytest.mark.parametrize("name", ["demo", "chat", "instruction", "wikitext-stories260k"])
+def test_recipe_makes_its_first_steps(name, tmp_path, monkeypatch):
+    path = ROOT / "recipes" / f"{name}.yaml"
+    if "../shared" in path.read_text():
+        shared_dir()
+    monkeypatch.chdir(ROOT)  # paths in recipes start at the repository's root
+    overrides = ["training.max_steps=2", "evaluation.limit=4", "data.validation_size=", f"output={tmp_path / 'run'}"]
+    result = train(load_config(path, overrides))
+    assert result["steps"] == 2

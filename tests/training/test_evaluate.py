@@ -1,0 +1,142 @@
+"""Training and evaluating by every format, through the functions that the commands call."""
+
+import json
+import random
+
+import pytest
+
+from linchain.errors import LinchainError
+from linchain.training.evaluate import Question, evaluate_target
+from linchain.training.load_config import build_config
+from linchain.training.run import train
+
+CHATML = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def run(tmp_path, tiny_model, monkeypatch):
+    """Trains the tiny model on `rows`, tests it on the same rows, and returns the result; the run lies in `run`."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(rows, steps=40, **values):
+        data = write(tmp_path / "data.jsonl", rows)
+        values.setdefault("model", str(tiny_model))
+        values.setdefault("method", {"name": "linchain", "r": 8, "target_modules": "all-linear"})
+        training = {"max_steps": steps, "batch_size": 8, "learning_rate": 2e-2, "logging_steps": 1}
+        return train(
+            build_config(
+                {
+                    "data": {"train": data, "test": data},
+                    "training": training,
+                    "output": "run",
+                    **values,
+                }
+            )
+        )
+
+    return start
+
+
+def after(result):
+    return {score["name"]: score["value"] for score in result["scores"]["after"]}
+
+
+def before(result):
+    return {score["name"]: score["value"] for score in result["scores"]["before"]}
+
+
+def test_a_run_and_its_adapter_score_as_at_the_end_of_training(run, tmp_path, tiny_model):
+    rows = [{"instruction": f"say {i}", "output": "blue", "answer": "blue"} for i in range(8)]
+    result = run(rows, evaluation={"max_new_tokens": 6})
+    assert result["metric"] == "exact_match"
+    assert (before(result)["exact_match"], after(result)["exact_match"]) == (0.0, 1.0)
+    of_run = evaluate_target(Question("run", None, {}))
+    assert [score.value for score in of_run.scores] == [1.0]
+    assert of_run.predictions == tmp_path.relative_to(tmp_path) / "run/predictions/data.exact_match.jsonl"
+    rows = [json.loads(line) for line in of_run.predictions.read_text().splitlines()]
+    assert [row["extracted"] for row in rows] == ["blue"] * 8
+    options = {"data.test": ["data.jsonl"], "evaluation.max_new_tokens": 6}
+    of_adapter = evaluate_target(Question("run/adapter", None, options))
+    assert [score.value for score in of_adapter.scores] == [1.0]
+    of_base = evaluate_target(Question(str(tiny_model), None, options))
+    assert [score.value for score in of_base.scores] == [0.0]
+    with pytest.raises(LinchainError, match="exists; name another with --output"):
+        evaluate_target(Question("run", None, {}))
+
+
+def test_other_data_of_another_kind_may_be_given_to_a_run(run, tmp_path):
+    run([{"instruction": "say", "output": "blue", "answer": "blue"}] * 2, steps=1, evaluation={"max_new_tokens": 6})
+    text = write(tmp_path / "text.jsonl", [{"text": "one two three"}])
+    answer = evaluate_target(Question("run", None, {"data.test": [text]}))
+    assert [score.name for score in answer.scores] == ["loss", "perplexity"]
+
+
+def test_chat_learns_the_assistants_turns(run, tmp_path, tiny_model):
+    (tmp_path / "chat.jinja").write_text(CHATML)
+    rows = [
+        {"messages": [{"role": "user", "content": f"Hi {i}"}, {"role": "assistant", "content": "Hello"}]}
+        for i in range(8)
+    ]
+    model = {"name": str(tiny_model), "chat_template": "chat.jinja"}
+    result = run(rows, model=model)
+    assert after(result)["loss"] < 0.1 < before(result)["loss"]
+    # the template went into the adapter's folder with the tokenizer
+    answer = evaluate_target(Question("run/adapter", None, {"data.test": ["data.jsonl"]}))
+    assert answer.scores[0].value == pytest.approx(after(result)["loss"], rel=1e-5)
+
+
+def test_classification_learns_and_its_adapter_knows_its_classes(run):
+    rows = [
+        {"sentence1": f"{word} {i}", "sentence2": None, "label": label}
+        for i in range(8)
+        for word, label in (("good", "yes"), ("bad", "no"))
+    ]
+    result = run(rows, task="sequence_classification")
+    assert result["metric"] == "accuracy"
+    assert after(result)["accuracy"] == 1.0
+    answer = evaluate_target(
+        Question("run/adapter", None, {"data.test": ["data.jsonl"], "evaluation.metric": "matthews"})
+    )
+    assert answer.scores[0].value == 1.0
+    first = json.loads(answer.predictions.read_text().splitlines()[0])
+    assert (first["label"], first["prediction"]) == ("yes", "yes")
+
+
+def test_regression_learns(run):
+    generator = random.Random(0)
+    rows = [
+        {"sentence1": "word " * n, "sentence2": "", "label": float(n)} for n in generator.choices(range(1, 8), k=24)
+    ]
+    result = run(rows, steps=60, task="sequence_classification")
+    assert result["metric"] == "pearson"
+    assert after(result)["pearson"] > 0.9
+
+
+def test_accumulation_of_a_regression_equals_one_large_batch(run, tmp_path):
+    rows = [{"sentence1": "word " * n, "sentence2": "", "label": float(n)} for n in range(8)]
+    for row in rows:
+        row["label"] += 0.5
+    losses = []
+    for batch, accumulated in ((8, 1), (2, 4)):
+        run(
+            rows,
+            task="sequence_classification",
+            training={
+                "max_steps": 3,
+                "batch_size": batch,
+                "gradient_accumulation_steps": accumulated,
+                "logging_steps": 1,
+            },
+            output=f"run{batch}",
+        )
+        lines = (tmp_path / f"run{batch}" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
