@@ -79,9 +79,13 @@ def parameters_by_module(model: PeftModel) -> list[ModuleParameters]:
     groups: dict[tuple[str, tuple[int, ...] | None], list[int]] = {}
     for name, number in by_module.items():
         layer = owners.get(name)
-        shape = tuple(layer.get_base_layer().weight.shape) if isinstance(layer, BaseTunerLayer) else None
+        shape = _weight_shape(layer) if isinstance(layer, BaseTunerLayer) else None
         groups.setdefault((name.rpartition(".")[2], shape), []).append(number)
     return [ModuleParameters(name, shape, len(found), sum(found)) for (name, shape), found in groups.items()]
+
+
+def _weight_shape(layer: Any) -> tuple[int, ...]:
+    return tuple(layer.get_base_layer().weight.shape)
 
 
 def adapter_file_size(model: PeftModel) -> int:
