@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from linchain import LinChainConfig, fold_to_lora
 from linchain.convert.fold import fold_adapter
 from linchain.errors import LinchainError
+from linchain.ops import unstack
 from tests.contract.cases import LAYERS, Layer
 
 WIDTHS: dict[str, dict[str, Any]] = {
@@ -229,7 +230,7 @@ def test_float32_folding_rounds_once() -> None:
     model = linchain(nn.Sequential(nn.Linear(64, 4)), r=16, chain_length=8, target_modules=["0"])
     state = {key: tensor.double() for key, tensor in get_peft_model_state_dict(model).items()}
     product = state["base_model.model.0.lora_A.weight"]
-    for factor in state["base_model.model.0.lora_A.chain"]:
+    for factor in unstack(state["base_model.model.0.lora_A.chain"]):
         product = factor @ product
     assert torch.equal(fold_to_lora(model)[1]["base_model.model.0.lora_A.weight"], product.float())
 

@@ -75,7 +75,8 @@ class BaseModel:
         """
         config, what = config or self.config, f"base model {self.name!r}"
         model = load_checkpoint(self.model_class(), model_path(self.name), what, dtype, config)
-        if self._rows not in (None, model.get_input_embeddings().weight.shape[0]):
+        embedding: Any = model.get_input_embeddings()
+        if self._rows not in (None, embedding.weight.shape[0]):
             model.resize_token_embeddings(self._rows, mean_resizing=False)
         return model
 

@@ -16,7 +16,7 @@ from linchain.convert.base import BaseModel, attach, attach_fork, load_checkpoin
 from linchain.convert.fold import cast, fold_adapter
 from linchain.convert.fork import Fork, read_fork
 from linchain.convert.lora_to_linchain import add_identity_chains
-from linchain.convert.merge import merged_model, refuse_quantized
+from linchain.convert.merge import config_with_biases, merged_model, refuse_quantized
 from linchain.convert.readme import adapter_readme
 from linchain.errors import LinchainError, unknown_name
 from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
@@ -52,6 +52,11 @@ class _Source:
     config: LoraConfig
     tensors: dict[str, Tensor]
     fork: Fork | None = None
+
+    @property
+    def output_biases(self) -> dict[str, Tensor]:
+        """What a fork's mixer biases add to the outputs of its modules; empty where there are none."""
+        return self.fork.output_biases() if self.fork is not None and self.fork.has_biases else {}
 
 
 def export(
@@ -95,6 +100,7 @@ def export(
     base = _base_model(source, model)
     if to == "merged":
         refuse_quantized(base)
+        config_with_biases(base, list(source.output_biases))
     if to == "linchain" and source.fork is None:
         source = _with_chain(source, chain_length)
     tokenizer = _tokenizer(source.files.folder, base.name)
@@ -170,11 +176,13 @@ def _tokenizer(folder: Path, base: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside the adapter, else the base model's; None where neither has one."""
     beside = (folder / "tokenizer_config.json").is_file()
     try:
-        return load_tokenizer(str(folder) if beside else base)
+        tokenizer = load_tokenizer(str(folder) if beside else base)
     except LinchainError:
         if beside:
             raise
         return None
+    # for some architectures transformers makes an empty tokenizer where there are no files of one
+    return tokenizer if tokenizer.tokenize(verify.SENTENCES[0]) else None
 
 
 def _reference(source: _Source, base: BaseModel, batch: verify.Batch) -> tuple[list[Tensor], list[Tensor]]:
@@ -219,8 +227,7 @@ def _write_adapter(source: _Source, to: str, base: BaseModel, part: Path, dtype:
 
 
 def _write_merged(source: _Source, base: BaseModel, part: Path, dtype: torch.dtype | None) -> tuple[str, torch.dtype]:
-    output_biases = source.fork.output_biases() if source.fork is not None and source.fork.has_biases else None
-    merged = merged_model(base, source.config, source.tensors, dtype, output_biases)
+    merged = merged_model(base, source.config, source.tensors, dtype, source.output_biases)
     try:
         merged.save_pretrained(str(part))
     except ValueError as error:  # transformers does not save a generation configuration that contradicts itself

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from linchain.convert.adapter import adapted_modules, adapter_of, factor_keys, init_fields
 from linchain.errors import LinchainError
-from linchain.ops.chain import fold, prefixes
+from linchain.ops.chain import fold, prefixes, unstack
 from linchain.tuners.registration import LinChainConfig
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _chains(tensors: dict[str, Tensor]) -> dict[str, _Chain]:
         if match := _CHAIN_KEY.match(key):
             parts = stored.setdefault(match["module"], {})
             if match["index"] is None:
-                parts.update(enumerate(tensor.double().unbind(0)))
+                parts.update(enumerate(unstack(tensor.double())))
             else:
                 parts[int(match["index"])] = tensor.double()
     return {module: _Chain([parts[i] for i in sorted(parts)]) for module, parts in stored.items()}

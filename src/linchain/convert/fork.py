@@ -32,6 +32,7 @@ from torch import Tensor
 from linchain.convert.adapter import AdapterFiles
 from linchain.convert.lora_to_linchain import linchain_config
 from linchain.errors import LinchainError
+from linchain.ops import stack
 from linchain.tuners.registration import LinChainConfig
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Fork:
         length = len(next(iter(self.mixers.values())))
         tensors = dict(self.tensors)
         for module, mixers in self.mixers.items():
-            tensors[f"{module}.lora_A.chain"] = torch.stack(mixers)
+            tensors[f"{module}.lora_A.chain"] = stack(mixers)
         return linchain_config(self.config, length), tensors
 
     def output_biases(self) -> dict[str, Tensor]:

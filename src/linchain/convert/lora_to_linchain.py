@@ -11,6 +11,7 @@ from torch import Tensor
 
 from linchain.convert.adapter import adapted_modules, adapter_of, factor_keys, init_fields
 from linchain.errors import LinchainError
+from linchain.ops import stack
 from linchain.tuners.registration import LinChainConfig
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def add_identity_chains(
             a = tensors[factor_keys(module, tensors)[0]]
             rank = config.r if config.target_parameters else a.shape[0]
             experts = (a.shape[0] // rank,) if a.shape[0] > rank else ()
-            identity = torch.eye(rank, dtype=a.dtype).expand(chain_length, *experts, rank, rank)
-            chained[chain_key(module, tensors)] = identity.clone()
+            identity = torch.eye(rank, dtype=a.dtype).expand(*experts, rank, rank)
+            chained[chain_key(module, tensors)] = stack([identity] * chain_length)
     return linchain, chained
 
 

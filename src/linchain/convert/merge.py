@@ -25,8 +25,8 @@ def merged_model(
     base: BaseModel,
     config: LoraConfig,
     tensors: dict[str, Tensor],
-    dtype: torch.dtype | None = None,
-    output_biases: dict[str, Tensor] | None = None,
+    dtype: torch.dtype | None,
+    output_biases: dict[str, Tensor],
 ) -> PreTrainedModel:
     """The base model with an adapter merged into its weights, and nothing of PEFT left.
 
@@ -35,7 +35,7 @@ def merged_model(
     Args:
         base: The base model.
         config, tensors: The adapter.
-        dtype: Dtype of all weights, instead of the base's.
+        dtype: Dtype of all weights, instead of the base's; None for those.
         output_biases: Vectors to add to the biases of modules, shape (out,), by the module's key prefix. Where a module
             has no bias and the architecture has a switch for it, that switch is turned on.
 
@@ -43,7 +43,7 @@ def merged_model(
         LinchainError: For a quantised base, an adapter that does not fit, and a bias for which there is no place.
     """
     refuse_quantized(base)
-    model_config, new = _config_with_biases(base, list(output_biases or {}))
+    model_config, new = config_with_biases(base, list(output_biases))
     model = base.load("auto", model_config)
     main = model.dtype
     dtypes = {name: tensor.dtype for name, tensor in _floating(model)}
@@ -56,7 +56,7 @@ def merged_model(
         merged = attach(model, config, tensors).merge_and_unload()
     except NotImplementedError as error:
         raise LinchainError(f"the adapter cannot be merged: {error}") from error
-    for module, bias in (output_biases or {}).items():
+    for module, bias in output_biases.items():
         merged.get_submodule(module.removeprefix(_PREFIX)).bias.data += bias
     if untied:
         _tie_again(merged)
@@ -103,7 +103,7 @@ def _embeddings(model: PreTrainedModel) -> tuple[Any, Any]:
     return model.get_input_embeddings(), model.get_output_embeddings()
 
 
-def _config_with_biases(base: BaseModel, modules: list[str]) -> tuple[PreTrainedConfig, set[str]]:
+def config_with_biases(base: BaseModel, modules: list[str]) -> tuple[PreTrainedConfig, set[str]]:
     """A configuration under which all `modules` have a bias, and the names of the parameters that it adds.
 
     Raises LinchainError where the architecture has no place for a bias that is needed.
