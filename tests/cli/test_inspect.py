@@ -26,7 +26,7 @@ TABLE_1 = [
 
 @pytest.fixture
 def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the trace of 32 layers, seconds each: test_what_is_printed runs it, tests/diagnostics measures it."""
+    """Leave out the trace of 32 layers, which takes seconds; tests/diagnostics/test_memory.py measures it."""
     monkeypatch.setattr(memory, "_traced_peak", lambda *args: 2**30)
 
 
@@ -48,6 +48,7 @@ def test_parameter_counts_of_the_papers_table_1(arguments: list[str], parameters
     assert report["memory"]["activations"] == 2**30
 
 
+@pytest.mark.usefixtures("untraced")
 def test_what_is_printed() -> None:
     printed = run("inspect", "--model", "llama-3-8b", "--targets", TARGETS)
     expected = ["28,434,432 (0.3528 % of 8,058,695,680)", "q_proj", "4,218,880", "gradients", "activations", "total"]
@@ -58,7 +59,9 @@ def test_what_is_printed() -> None:
 
 def test_options_by_key_and_value(tiny_model: Path) -> None:
     base = ["inspect", "--model", str(tiny_model), "--method", "lora", "--targets", "q_proj", "--json"]
-    assert json.loads(run(*base, "r=4"))["trainable"] == 2 * 4 * (32 + 32)
+    report = json.loads(run(*base, "r=4"))
+    assert report["trainable"] == 2 * 4 * (32 + 32)
+    assert report["memory"]["activations"] > 4 * 256 * 400 * 4  # the logits alone
     one_layer = json.loads(run(*base, "r=4", "layers_to_transform=[0]"))
     assert one_layer["trainable"] == 4 * (32 + 32)
 
