@@ -27,7 +27,7 @@ def adapter_parameters(adapted: nn.Module, prefix: str, adapter: str = "default"
 
 def factors_of(parameters: dict[str, Tensor]) -> list[Tensor]:
     if "chain" in parameters:
-        return list(parameters["chain"])
+        return list(parameters["chain"].unbind(-2))
     return [parameters[f"chain_{i}"] for i in range(len(parameters)) if f"chain_{i}" in parameters]
 
 

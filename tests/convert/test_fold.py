@@ -19,6 +19,9 @@ from linchain.errors import LinchainError
 from linchain.ops import unstack
 from tests.contract.cases import LAYERS, Layer
 
+# PEFT takes the bias of B for a sharded tensor
+pytestmark = pytest.mark.filterwarnings("ignore:Adapter 'default'")
+
 WIDTHS: dict[str, dict[str, Any]] = {
     "square": {"r": 4, "chain_length": 3},
     "no chain": {"r": 4, "chain_length": 0},

@@ -1,5 +1,5 @@
 """Mathematics only: torch in, torch out. Nothing here knows of PEFT or Transformers."""
 
-from linchain.ops.chain import fold
+from linchain.ops.chain import fold, stack, unstack
 
-__all__ = ["fold"]
+__all__ = ["fold", "stack", "unstack"]

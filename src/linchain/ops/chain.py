@@ -17,6 +17,19 @@ from torch import Tensor
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
+def stack(factors: Sequence[Tensor]) -> Tensor:
+    """W_1 … W_n of a square chain, each (*e, r, r), as one tensor (*e, r, n, r): how a chain is kept and saved.
+
+    Not with n in front: to PEFT, the first dimension of whatever lies at `lora_A` is the rank.
+    """
+    return torch.stack(tuple(factors), dim=-2)
+
+
+def unstack(chain: Tensor) -> list[Tensor]:
+    """The views W_1 … W_n, each (*e, r, r), of a chain (*e, r, n, r)."""
+    return list(chain.unbind(-2))
+
+
 def fold(a: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """Return W_n … W_1 A, differentiable in A and in every factor.
 

@@ -1,6 +1,6 @@
 """The modules that own a chain's parameters.
 
-A square chain is one stacked parameter `chain` of shape (n, r, r); a chain of other widths is `chain_0` … `chain_{n-1}`, one
+A square chain is one stacked parameter `chain` of shape (r, n, r); a chain of other widths is `chain_0` … `chain_{n-1}`, one
 parameter a matrix. For linear and convolution layers they lie beside A in the module at `lora_A[adapter]`, so that a module
 reads only its own parameters (FSDP, ZeRO) and that checkpoint keys have PEFT's shape `…lora_A.<adapter>.<leaf>`.
 """
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linchain.ops import fold
+from linchain.ops import fold, unstack
 
 
 def _kaiming(matrix: Tensor, generator: torch.Generator) -> Tensor:
@@ -37,7 +37,7 @@ class HasChain(nn.Module):
     """A module with the matrices W_1 … W_n of one adapter's chain.
 
     Parameters, with leading dimensions e = (experts,) where a module adapts a stack of experts, else ():
-        chain: (n, *e, r, r), or
+        chain: (*e, r, n, r), W_i being chain[…, i-1, :], or
         chain_i: (*e, widths[i + 1], widths[i]), i = 0 … n-1.
     """
 
@@ -56,7 +56,7 @@ class HasChain(nn.Module):
         n = len(widths) - 1
         shapes = [(*e, widths[i + 1], widths[i]) for i in range(n)]
         if len(set(widths)) == 1:
-            self._add_parameter("chain", (n, *shapes[0]), like)
+            self._add_parameter("chain", (*e, widths[0], n, widths[0]), like)
             self.chain_names = ("chain",)
         else:
             self.chain_names = tuple(f"chain_{i}" for i in range(n))
@@ -78,20 +78,17 @@ class HasChain(nn.Module):
 
     @torch.no_grad()
     def _reset_chain(self, init: bool | str, generator: torch.Generator) -> None:
-        for name in self.chain_names:
-            parameter = getattr(self, name)
+        for factor in self.factors():
             # drawn in float32: bfloat16 has no QR, and a start should not depend on the dtype it is stored in
-            draw = torch.empty(parameter.shape, dtype=torch.promote_types(parameter.dtype, torch.float32))
-            for matrix in draw.view(-1, *parameter.shape[-2:]):
+            draw = torch.empty(factor.shape, dtype=torch.promote_types(factor.dtype, torch.float32))
+            for matrix in draw.view(-1, *factor.shape[-2:]):
                 _INITS[init](matrix, generator)
-            parameter.copy_(draw)
+            factor.copy_(draw)
 
     def factors(self) -> list[Tensor]:
         """W_1 … W_n in the order in which they are applied, W_i of shape (*e, r_i, r_{i-1})."""
-        if self.chain_names == ("chain",):
-            factors = list(self.chain.unbind(0))
-        else:
-            factors = [getattr(self, name) for name in self.chain_names]
+        stacked = self.chain_names == ("chain",)
+        factors = unstack(self.chain) if stacked else [getattr(self, name) for name in self.chain_names]
         return [factor.mT for factor in reversed(factors)] if self.chain_transposed else factors
 
 

@@ -32,7 +32,7 @@ def pad_chained(pad: Callable[..., Any], module: Any, target_rank: int, **kwargs
     padded.__class__ = chained_class(padded.__class__)
     padded.chain_names = module.chain_names
     old = module.chain
-    new = old.new_zeros(old.shape[0], target_rank, target_rank)
+    new = old.new_zeros(target_rank, old.shape[1], target_rank)
     padded.chain = nn.Parameter(_embed(new, old, kwargs.get("base_layer_groups", 1)), requires_grad=old.requires_grad)
     return padded
 
@@ -70,20 +70,26 @@ def _groups(model: nn.Module, name: str) -> int:
 
 
 def _fit(key: str, new: Tensor | None, old: Tensor, groups: int) -> Tensor:
-    if new is None or new.dim() != old.dim() or new.shape[0] != old.shape[0]:
+    if new is None or not _same_length(new, old):
         found = "none" if new is None else f"one of shape {tuple(new.shape)}"
         raise LinchainError(
             f"LinChain cannot hot-swap a chain of another length: {key} has shape {tuple(old.shape)}, the new adapter "
             f"has {found}. Fold both adapters to LoRA (linchain export --to lora) and swap those"
         )
-    if any(n >= o for n, o in zip(new.shape[1:], old.shape[1:], strict=True)):
+    if new.shape[-1] >= old.shape[-1]:
         return new  # equal, or larger than what is there: PEFT then replaces the tensor, as it does for A and B
     return _embed(torch.zeros_like(old, dtype=new.dtype, device=new.device), new, groups)
 
 
+def _same_length(new: Tensor, old: Tensor) -> bool:
+    if new.dim() == old.dim() == 3:
+        return new.shape[1] == old.shape[1]
+    return new.shape == old.shape  # one matrix of a chain that is not square
+
+
 def _embed(zeros: Tensor, chain: Tensor, groups: int) -> Tensor:
-    """Put a square chain (n, r, r) into zeros (n, t, t), each group's rows and columns where PEFT puts A's and B's."""
+    """Put a square chain (r, n, r) into zeros (t, n, t), each group's rows and columns where PEFT puts A's and B's."""
     r, t = chain.shape[-1], zeros.shape[-1]
     index = torch.cat([torch.arange(r // groups) + group * (t // groups) for group in range(groups)]).to(zeros.device)
-    zeros[:, index[:, None], index] = chain.detach()
+    zeros[index[:, None], :, index] = chain.detach().mT
     return zeros

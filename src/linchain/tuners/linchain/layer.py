@@ -58,15 +58,15 @@ class LinChainLayer(_LoraLayer):
         self.lora_magnitude_vector[adapter_name].weight.requires_grad_(trainable)
 
     @contextmanager
-    def folded(self, adapter_name: str) -> Iterator[None]:
-        """Within it `lora_A[adapter].weight` is W_n … W_1 A, and A's and B's weights are float32 or wider."""
+    def folded(self, adapter_name: str, *, wide: bool = False) -> Iterator[None]:
+        """Within it `lora_A[adapter].weight` is W_n … W_1 A, in A's dtype, or `wide`: both A and B in float32 or wider."""
         if not isinstance(self.lora_A[adapter_name], ChainedA):
             yield
             return
         a, b = self.lora_A[adapter_name], self.lora_B[adapter_name]
         weight = a.folded_weight()
-        self.lora_A[adapter_name] = _plain_twin(a, weight)
-        self.lora_B[adapter_name] = _plain_twin(b, b.weight.to(torch.promote_types(b.weight.dtype, weight.dtype)))
+        self.lora_A[adapter_name] = _plain_twin(a, weight if wide else weight.to(a.weight.dtype))
+        self.lora_B[adapter_name] = _plain_twin(b, b.weight.to(weight.dtype) if wide else b.weight)
         try:
             yield
         finally:
@@ -75,7 +75,7 @@ class LinChainLayer(_LoraLayer):
     def get_delta_weight(self, adapter: str, *args: Any, **kwargs: Any) -> Tensor:
         """ΔW = s · B W_n … W_1 A in the shape of the base weight and in B's dtype; multiplied in float32 or wider."""
         dtype = self.lora_B[adapter].weight.dtype
-        with self.folded(adapter):
+        with self.folded(adapter, wide=True):
             delta = super().get_delta_weight(adapter, *args, **kwargs)
         return delta.to(dtype) if dtype in LOW_PRECISION else delta
 
@@ -119,7 +119,7 @@ class LinChainEmbedding(LinChainLayer):
         self._settle_dora(adapter_name, config)
 
     @contextmanager
-    def folded(self, adapter_name: str) -> Iterator[None]:
+    def folded(self, adapter_name: str) -> Iterator[None]:  # type: ignore[override]
         """Within it `lora_embedding_A[adapter]` is W_n … W_1 A, in A's dtype."""
         if adapter_name not in self.lora_embedding_chain:
             yield
@@ -128,7 +128,8 @@ class LinChainEmbedding(LinChainLayer):
         parameters: Any = table._parameters
         # ParameterDict would make a new leaf of what is put into it; an attribute keeps the gradient
         table._parameters = {name: p for name, p in parameters.items() if name != adapter_name}
-        object.__setattr__(table, adapter_name, self.lora_embedding_chain[adapter_name].folded(a).to(a.dtype))
+        chain: Any = self.lora_embedding_chain[adapter_name]
+        object.__setattr__(table, adapter_name, chain.folded(a).to(a.dtype))
         try:
             yield
         finally:
