@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from linchain.errors import LinchainError
-from linchain.training.run_folder import RunFolder, check_writable, read_jsonl, write_json
+from linchain.training.run_folder import RunFolder, check_writable, read_jsonl, write_json, write_jsonl
 
 
 @pytest.fixture
@@ -69,6 +69,12 @@ def test_a_path_below_a_file_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(LinchainError, match="file is a file"):
         check_writable(tmp_path / "file" / "run")
+
+
+def test_rows_read_back_as_written(tmp_path):
+    rows = [{"text": "a\u2028b\x85c\nd"}, {"text": "é"}]  # separators that str.splitlines takes for line ends
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
 
 
 def test_a_last_line_cut_short_is_left_out(tmp_path):

@@ -113,6 +113,7 @@ def _record(fields: Any, where: str) -> Record:
 
 
 def _read_csv(path: Path) -> Iterator[Record]:
+    csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         header: list[str] | None = None

@@ -17,7 +17,7 @@ Files = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class NamedSection(BaseModel):
@@ -144,7 +144,7 @@ class EvaluationConfig(Section):
 
 class RunConfig(Section):
     task: Literal["causal_lm", "sequence_classification"] = Field(
-        "causal_lm", description="What the model is loaded as. A regression is a sequence classification too."
+        default="causal_lm", description="What the model is loaded as. A regression is a sequence classification too."
     )
     model: ModelConfig
     method: MethodConfig = MethodConfig(name="linchain")

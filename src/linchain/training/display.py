@@ -38,9 +38,9 @@ def preview(data: PreparedData) -> RenderableType:
     return Group(Text(head, style="bold"), listing, table)
 
 
-def steps_of(training: TrainingConfig, examples: int, devices: int = 1) -> int:
+def steps_of(training: TrainingConfig, examples: int) -> int:
     """Number of optimizer steps, counted as transformers.Trainer counts them."""
-    batches = math.ceil(examples / (training.batch_size * devices))
+    batches = math.ceil(examples / training.batch_size)
     per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
     return training.max_steps or math.ceil(training.epochs * per_epoch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -58,6 +59,8 @@ def train(config: RunConfig, start: Start = Start(), console: Console | None = N
 
 def check_folder(config: RunConfig, start: Start) -> RunFolder:
     """The run's folder; LinchainError where `start` may not use it, or a resumed run was configured otherwise."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise LinchainError("linchain train runs in one process; start it without torchrun or accelerate launch")
     folder = RunFolder(config.output)
     folder.check(start.resume, start.overwrite)
     if start.resume:
@@ -145,7 +148,7 @@ def _fit(config: RunConfig, folder: RunFolder, trainer: Any, callbacks: tuple[An
 
     bar, stop = callbacks
     checkpoint = folder.last_checkpoint()
-    total = steps_of(config.training, len(trainer.train_dataset), max(trainer.args.n_gpu, 1) * trainer.args.world_size)
+    total = steps_of(config.training, len(trainer.train_dataset))
     if checkpoint and checkpoint_step(checkpoint) >= total:
         # the kill came after the last step; transformers would train one more
         _load_final(config, folder, checkpoint, trainer.model)

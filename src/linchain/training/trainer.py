@@ -22,7 +22,7 @@ KEPT_CHECKPOINTS = 2
 def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool) -> transformers.TrainingArguments:
     """Our configuration in the words of transformers."""
     training = config.training
-    return transformers.TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=str(folder.checkpoints),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
@@ -54,6 +54,9 @@ def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool
         disable_tqdm=True,
         report_to="none",
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # DataParallel would multiply the batch behind the user's back
+    return arguments
 
 
 class RunTrainer(transformers.Trainer):
