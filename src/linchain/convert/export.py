@@ -267,6 +267,9 @@ def _staged(out: Path) -> Iterator[Path]:
         part = Path(scratch) / "new"
         part.mkdir()
         yield part
+        for weights in part.glob("*.safetensors"):
+            # safetensors makes its files readable for their owner alone
+            shutil.copymode(next(part.glob("*.json")), weights)
         if out.exists():
             out.rename(Path(scratch) / "old")
         part.rename(out)
