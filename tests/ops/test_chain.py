@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ def draw(
     a = torch.randn(widths[0], in_features, generator=generator, dtype=torch.float64)
     factors = [
         torch.randn(after, before, generator=generator, dtype=torch.float64) / before**0.5
-        for before, after in zip(widths[:-1], widths[1:], strict=True)
+        for before, after in itertools.pairwise(widths)
     ]
     return a.to(dtype), [factor.to(dtype) for factor in factors]
 

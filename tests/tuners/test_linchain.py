@@ -74,7 +74,7 @@ def _widths(n: int) -> st.SearchStrategy[list[int]]:
 
 def copy_lora(model: PeftModel, into: PeftModel) -> None:
     state = {key: value for key, value in model.state_dict().items() if ".lora_" in key and "chain" not in key}
-    missing, unexpected = into.load_state_dict(state, strict=False)
+    _, unexpected = into.load_state_dict(state, strict=False)
     assert not unexpected
 
 
@@ -322,8 +322,7 @@ def test_mixing_with_plain_lora_is_pefts_refusal() -> None:
 def test_auto_model_loads_an_adapter_folder(tmp_path: Path) -> None:
     from peft import AutoPeftModelForCausalLM
 
-    base = tiny_llama()
-    base.save_pretrained(tmp_path / "base")
+    tiny_llama().save_pretrained(tmp_path / "base")
     model = linchain(
         AutoModelForCausalLM.from_pretrained(tmp_path / "base"), target_modules="all-linear", task_type="CAUSAL_LM"
     )
