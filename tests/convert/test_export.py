@@ -273,3 +273,32 @@ def test_a_run_folder_and_its_readme(tiny_model: Path, tmp_path: Path) -> None:
     assert "AutoModelForCausalLM" in readme
     config = json.loads((run / "lora" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_model)
+
+
+def test_a_quantised_base(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    options = {"quantization_config": quantized, "dtype": torch.float32}
+    AutoModelForCausalLM.from_pretrained(tiny_model, **options).save_pretrained(tmp_path / "base")
+    adapter(tmp_path / "base", tmp_path / "adapter")
+    assert export(tmp_path / "adapter", tmp_path / "lora", "lora").comparison.passed
+    with pytest.raises(LinchainError, match=r"is quantised \(bitsandbytes\)"):
+        export(tmp_path / "adapter", tmp_path / "merged", "merged")
+    assert export(tmp_path / "adapter", tmp_path / "merged", "merged", str(tiny_model)).comparison.passed
+
+
+def test_the_base_model_is_not_overwritten(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "base")
+    adapter(tmp_path / "base", tmp_path / "adapter")
+    with pytest.raises(LinchainError, match="holds what is to be exported"):
+        export(tmp_path / "adapter", tmp_path / "base", "merged", overwrite=True)
+
+
+def test_keys_of_a_later_peft_are_remarked_on(tiny_model: Path, tmp_path: Path) -> None:
+    adapter(tiny_model, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_newest": True, "another": None}))
+    with pytest.warns(UserWarning, match="unknown keys ignored: use_newest"):
+        export(tmp_path / "adapter", tmp_path / "out", "lora")

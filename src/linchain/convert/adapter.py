@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,9 @@ Kind = Literal["linchain", "lora", "fork"]
 
 # What a checkpoint of the LinChain and MoSLoRA authors' forks of PEFT has beside LoRA's keys (see convert/fork.py).
 _FORK_KEY = re.compile(r"\.lora_(mixer|AB)\.")
+_OTHER_KEYS = {"peft_type", "runtime_config"} | {
+    "enable_lora", "lora_use_mixer", "lora_use_mixer_pattern", "merge_weights", "mixer_num",
+}  # fmt: skip
 _A_KEY = re.compile(r"(?P<module>.+)\.lora_(?:A\.weight|embedding_A)$")
 
 
@@ -42,14 +46,20 @@ class AdapterFiles:
         return "fork" if any(_FORK_KEY.search(key) for key in self.tensors) else "lora"
 
     def peft_config(self) -> LoraConfig:
-        """The configuration as PEFT's object (LinChainConfig or LoraConfig); keys that PEFT does not know are dropped.
+        """The configuration as PEFT's object, a LinChainConfig or a LoraConfig.
 
+        Keys that PEFT does not know are left out, as PEFT does, with a warning unless they are a fork's or say nothing.
         Raises LinchainError where the configuration itself is refused.
         """
         from peft import LoraConfig
 
         cls = LinChainConfig if self.config["peft_type"] == "LINCHAIN" else LoraConfig
         known = init_fields(cls)
+        unknown = {key for key, value in self.config.items() if value} - known - _OTHER_KEYS
+        if unknown:
+            warnings.warn(
+                f"{self.folder / CONFIG_FILE}: unknown keys ignored: {', '.join(sorted(unknown))}", stacklevel=2
+            )
         try:
             return cls(**{key: value for key, value in self.config.items() if key in known})
         except LinchainError:

@@ -112,8 +112,10 @@ def attach(model: PreTrainedModel, config: LoraConfig, tensors: dict[str, Tensor
     """
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
+    config = copy.deepcopy(config)
+    config.base_model_name_or_path = None  # PEFT fills it in, and would remark on another name
     try:
-        peft_model = get_peft_model(model, copy.deepcopy(config))
+        peft_model = get_peft_model(model, config)
     except LinchainError:
         raise
     except ValueError as error:

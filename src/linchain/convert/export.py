@@ -96,8 +96,8 @@ def export(
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("--dtype", dtype, DTYPES)
     source = _read_source(adapter, to, chain_length, mixer_biases)
-    _check_out(out, overwrite, source.files.folder, model)
     base = _base_model(source, model)
+    _check_out(out, overwrite, [source.files.folder, Path(model_path(base.name))])
     if to == "merged":
         refuse_quantized(base)
         config_with_biases(base, list(source.output_biases))
@@ -112,7 +112,7 @@ def export(
             description, rounded = _write_merged(source, base, part, written_dtype)
         else:
             description = _write_adapter(source, to, base, part, written_dtype)
-            rounded = written_dtype or torch.float32
+            rounded = written_dtype or (torch.bfloat16 if base.quantization else torch.float32)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(part))
         after = _written(to, base, part, batch)
@@ -246,9 +246,8 @@ def _written(to: str, base: BaseModel, part: Path, batch: verify.Batch) -> list[
     return verify.logits(PeftModel.from_pretrained(base.load(_compute_dtype(base)), str(part)).eval(), batch)
 
 
-def _check_out(out: Path, overwrite: bool, adapter: Path, model: str | None) -> None:
+def _check_out(out: Path, overwrite: bool, inputs: list[Path]) -> None:
     check_writable(out)
-    inputs = [adapter, *([Path(model).expanduser()] if model else [])]
     if any(path.exists() and path.resolve().is_relative_to(out.resolve()) for path in inputs):
         raise LinchainError(f"output folder {out} holds what is to be exported; choose another one")
     if not out.is_dir() or not any(out.iterdir()):
@@ -262,14 +261,17 @@ def _check_out(out: Path, overwrite: bool, adapter: Path, model: str | None) -> 
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` at the end. After an error it is gone, and `out` as it was."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True) as scratch:
-        part = Path(scratch) / "new"
-        part.mkdir()
-        yield part
-        for weights in part.glob("*.safetensors"):
-            # safetensors makes its files readable for their owner alone
-            shutil.copymode(next(part.glob("*.json")), weights)
-        if out.exists():
-            out.rename(Path(scratch) / "old")
-        part.rename(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True) as scratch:
+            part = Path(scratch) / "new"
+            part.mkdir()
+            yield part
+            for weights in part.glob("*.safetensors"):
+                # safetensors makes its files readable for their owner alone
+                shutil.copymode(next(part.glob("*.json")), weights)
+            if out.exists():
+                out.rename(Path(scratch) / "old")
+            part.rename(out)
+    except OSError as error:
+        raise LinchainError(f"output folder {out} cannot be written: {error}") from error
