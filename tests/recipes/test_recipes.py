@@ -1,5 +1,6 @@
 """Every shipped recipe is valid; those whose model and data are at hand make their first steps."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,23 @@ def test_recipe_makes_its_first_steps(name, tmp_path, monkeypatch):
     overrides = ["training.max_steps=2", "evaluation.limit=4", "data.validation_size=", f"output={tmp_path / 'run'}"]
     result = train(load_config(path, overrides))
     assert result["steps"] == 2
+
+
+def test_real_conversations_with_the_shipped_chat_template(tmp_path, monkeypatch):
+    shared = shared_dir()
+    rows = [json.loads(line) for line in (shared / "data/instruct/alpaca_demo.train.jsonl").open(encoding="utf-8")]
+    turns = [(row["instruction"] + row["input"], row["output"]) for row in rows[:12]]
+    chat = [{"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]} for a, b in turns]
+    data = tmp_path / "chat.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in chat), encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    overrides = [
+        f"model={{name: {shared / 'models/stories260k'}, chat_template: recipes/chatml.jinja}}",
+        f"data.train={data}",
+        f"data.test={data}",
+        "training={max_steps: 8, learning_rate: 3e-3}",
+        f"output={tmp_path / 'run'}",
+    ]
+    result = train(load_config(ROOT / "recipes" / "chat.yaml", overrides))
+    assert result["format"] == "messages"
+    assert result["scores"]["after"][0]["value"] < result["scores"]["before"][0]["value"]

@@ -90,6 +90,15 @@ def test_messages_learn_the_assistants_turns(tokenizer):
     assert learned_text(tokenizer, example) == "Hello\nSee you\n"
 
 
+def test_what_a_template_adds_after_the_end_of_text_is_not_learned(tokenizer):
+    tokenizer.chat_template = CHATML.replace("\n{% endfor %}", "</s>\n\n{% endfor %}")
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    (example,) = encode(tokenizer, [{"messages": messages}])
+    tokenizer.chat_template = None
+    assert tokenizer.decode(example.input_ids) == "<|user|>Hi</s>\n\n<|assistant|>Hello</s>\n\n"
+    assert learned_text(tokenizer, example) == "Hello</s>"
+
+
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
     tokenizer.chat_template = "{{ messages | length }}" + CHATML
     turns = [("user", "Hi"), ("assistant", "Hello")]

@@ -28,7 +28,8 @@ class MessagesFormat(Format):
     def text(self, record: Record, tokenizer: PreTrainedTokenizerBase) -> Text:
         """Each assistant turn is what the template adds between "prompt for the assistant" and "turn finished".
 
-        A template that writes earlier turns differently once later ones follow has no such prefixes, and is refused.
+        What it adds after the end-of-text token (a newline, say) is never generated and therefore not learned. A template
+        that writes earlier turns differently once later ones follow has no such prefixes, and is refused.
         """
         messages = record.fields["messages"]
         pieces: list[tuple[str, bool]] = []
@@ -44,9 +45,11 @@ class MessagesFormat(Format):
                     "told apart; end the conversations after their first assistant turn, or use another template "
                     "(model.chat_template)"
                 )
-            pieces += [(prompt[len(done) :], False), (finished[len(prompt) :], True)]
+            turn = finished[len(prompt) :]
+            end = _end_of_text(turn, tokenizer.eos_token)
+            pieces += [(prompt[len(done) :], False), (turn[:end], True), (turn[end:], False)]
             done = finished
-        return Text(tuple(pieces), complete=True)
+        return Text(tuple(piece for piece in pieces if piece[0]), complete=True)
 
     def question(self, record: Record, tokenizer: PreTrainedTokenizerBase) -> tuple[Text, str]:
         messages = record.fields["messages"]
@@ -57,6 +60,11 @@ class MessagesFormat(Format):
 
 def _is_message(message: Any) -> bool:
     return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+
+
+def _end_of_text(turn: str, eos: str | None) -> int:
+    """Where the last end-of-text token of `turn` ends; its length where it has none."""
+    return turn.rindex(eos) + len(eos) if eos and eos in turn else len(turn)
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], prompt: bool, where: str) -> str:
