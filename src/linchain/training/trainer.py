@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,12 @@ KEPT_CHECKPOINTS = 2
 def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool) -> transformers.TrainingArguments:
     """Our configuration in the words of transformers."""
     training = config.training
+    # transformers renamed gradient checkpointing after 5.17
+    names = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    renamed: dict[str, Any] = {checkpointing: training.gradient_checkpointing}
+    if training.gradient_checkpointing:
+        renamed[f"{checkpointing}_kwargs"] = {"use_reentrant": False}
     arguments = transformers.TrainingArguments(
         output_dir=str(folder.checkpoints),
         num_train_epochs=training.epochs,
@@ -37,8 +44,6 @@ def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool
         seed=training.seed,
         bf16=training.precision == "bfloat16",
         fp16=training.precision == "float16",
-        activation_checkpointing=training.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
         logging_steps=training.logging_steps,
         logging_nan_inf_filter=False,
         save_strategy="steps",
@@ -53,6 +58,7 @@ def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
+        **renamed,
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # DataParallel would multiply the batch behind the user's back
