@@ -114,20 +114,16 @@ def score_table(title: str, columns: dict[str, list[Score]]) -> RenderableType:
     return Group(Text(title, style="bold"), table, Text(caption, style="dim"))
 
 
-def paths(folder: RunFolder) -> RenderableType:
-    """Where the parts of a finished run lie, and what can be done next."""
-    table = Table.grid(padding=(0, 2))
-    for name, path in (
-        ("adapter", folder.adapter),
-        ("predictions", folder.predictions),
-        ("metrics", folder.metrics),
-        ("loss curve", folder.plot),
-        ("result", folder.result),
-    ):
-        if path.exists():
-            table.add_row(Text(name, style="bold"), Text(str(path)))
-    table.add_row(Text("evaluate", style="bold"), Text(f"linchain evaluate {folder.path}"))
-    table.add_row(
-        Text("export", style="bold"), Text(f"linchain export {folder.adapter} {folder.path / 'lora'} --to lora")
-    )
-    return table
+def paths(folder: RunFolder) -> str:
+    """Where the parts of a finished run lie, and what can be done next; lines to print unwrapped, as they are copied."""
+    parts = {
+        "adapter": folder.adapter,
+        "predictions": folder.predictions,
+        "metrics": folder.metrics,
+        "loss curve": folder.plot,
+        "result": folder.result,
+    }
+    lines = {name: str(path) for name, path in parts.items() if path.exists()}
+    lines["evaluate"] = f"linchain evaluate {folder.path}"
+    lines["export"] = f"linchain export {folder.adapter} {folder.path / 'lora'} --to lora"
+    return "\n".join(f"{name:<12} {line}" for name, line in lines.items())
