@@ -1,7 +1,7 @@
-"""LinChain and Bone for Hugging Face PEFT.
+"""LinChain for Hugging Face PEFT.
 
-Importing this package registers its methods with PEFT, so that `get_peft_model`, `PeftModel.from_pretrained` and all that
-is built on them know the types `LINCHAIN` and (from Bone's release on) `BONE`.
+Importing this package registers its method with PEFT, so that `get_peft_model`, `PeftModel.from_pretrained` and all that is
+built on them know the type `LINCHAIN`.
 """
 
 from __future__ import annotations

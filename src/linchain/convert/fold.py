@@ -1,7 +1,7 @@
 """LinChain → plain LoRA, exactly: the chain is multiplied into A and B (FACTS: ΔW = s · B W_n … W_1 A is a LoRA).
 
 The chain is cut where it is narrowest, at width r_k: A' = W_k … W_1 A and B' = B W_n … W_{k+1}, so that the LoRA's rank
-is min r_i. A square chain goes into A whole. Products are taken in float64.
+is min r_i. A square chain goes into A whole. What goes into A is multiplied as the model does it, so that its bits are the model's.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 @dataclass(frozen=True)
 class _Chain:
-    """W_1 … W_n of one module, each (r_i, r_{i-1}) or (experts, r_i, r_{i-1}), in float64."""
+    """W_1 … W_n of one module, each (r_i, r_{i-1}) or (experts, r_i, r_{i-1})."""
 
     factors: list[Tensor]
 
@@ -99,9 +99,9 @@ def _chains(tensors: dict[str, Tensor]) -> dict[str, _Chain]:
         if match := _CHAIN_KEY.match(key):
             parts = stored.setdefault(match["module"], {})
             if match["index"] is None:
-                parts.update(enumerate(unstack(tensor.double())))
+                parts.update(enumerate(unstack(tensor)))
             else:
-                parts[int(match["index"])] = tensor.double()
+                parts[int(match["index"])] = tensor
     return {module: _Chain([parts[i] for i in sorted(parts)]) for module, parts in stored.items()}
 
 
@@ -123,15 +123,19 @@ def _cut(config: LinChainConfig, tensors: dict[str, Tensor], chains: dict[str, _
 def _fold_module(a: Tensor, b: Tensor, chain: _Chain, cut: int | None) -> tuple[Tensor, Tensor]:
     """(A', B') in float32 or wider where they changed.
 
+    A folds as it does in the model's own forward, to the same bits, so that the LoRA's logits are the model's. What goes
+    into B is multiplied in float64.
+
     Shapes: a (r_0, in), (r_0, in, *kernel), or (experts·r_0, in); b (out, r_n), (out, r_n, *ones), or
     (out, r_n·experts) with the expert as the fastest index, as PEFT lays it out.
     """
     into_a, into_b = chain.factors[:cut], chain.factors[cut:] if cut is not None else []
     folded_a, folded_b = a, b
     if into_a:
-        folded_a = _store(_fold_a(a.double(), into_a, chain.experts), a)
+        folded_a = _store(_fold_a(a, into_a, chain.experts), a)
     if into_b:
-        folded_b = _store(_fold_b(b.double(), prefixes(into_b)[-1], chain.experts), b)
+        product = prefixes([factor.double() for factor in into_b])[-1]
+        folded_b = _store(_fold_b(b.double(), product, chain.experts), b)
     return folded_a, folded_b
 
 

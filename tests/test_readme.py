@@ -1,0 +1,60 @@
+"""The README's commands, Python example and configuration, run as they stand there (training shortened)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from linchain.cli.app import app
+from linchain.training.load_config import load_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORT = ["training.max_steps=2", "data.limit=32", "evaluation.limit=8"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("linchain ")]
+
+
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    found = commands()
+    assert {command[0] for command in found} == {"train", "evaluate", "export", "inspect", "methods"}
+    for command in found:
+        extra = SHORT if command[0] == "train" else ["--limit", "8"] if command[0] == "evaluate" else []
+        extra = [*extra, "output=dry"] if "--dry-run" in command else extra
+        result = CliRunner().invoke(app, [*command, *extra])
+        assert result.exit_code == 0, (command, result.output, result.exception)
+        if command[0] == "inspect":
+            assert "28,434,432" in result.output
+    assert (tmp_path / "runs/demo/lora/adapter_model.safetensors").is_file()
+    assert not (tmp_path / "dry").exists()
+
+
+def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    assert (tmp_path / "my-adapter/adapter_model.safetensors").is_file()
+
+
+def test_configuration(tmp_path: Path) -> None:
+    (example,) = blocks("yaml")
+    (tmp_path / "mine.yaml").write_text(example, encoding="utf-8")
+    assert load_config(tmp_path / "mine.yaml").output == "runs/mine"
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
+        assert (ROOT / target).is_file(), target
