@@ -1,4 +1,4 @@
-"""Ranks: known spectra, the thin-factor form against the dense one, FACTS' figures for the chain at its start."""
+"""Ranks: known spectra, the thin-factor form against the dense one, the chain's figures at its start."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""LinChain → plain LoRA, exactly: the chain is multiplied into A and B (FACTS: ΔW = s · B W_n … W_1 A is a LoRA).
+"""LinChain → plain LoRA, exactly: the chain is multiplied into A and B (ΔW = s · B W_n … W_1 A is a LoRA).
 
 The chain is cut where it is narrowest, at width r_k: A' = W_k … W_1 A and B' = B W_n … W_{k+1}, so that the LoRA's rank
-is min r_i. A square chain goes into A whole. What goes into A is multiplied as the model does it, so that its bits are the model's.
+is min r_i. A square chain goes into A whole, multiplied as in the model, to the same bits.
 """
 
 from __future__ import annotations
