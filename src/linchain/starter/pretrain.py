@@ -214,7 +214,7 @@ def card(model: LlamaForCausalLM, loss: float, seconds: float, scores: dict[str,
 A Llama of {model.num_parameters():,} parameters ({config.num_hidden_layers} layers, hidden size {config.hidden_size}, \
 {config.vocab_size} byte-level BPE tokens, digits one by one),
 pre-trained from nothing on word problems that the project generates. It is there so that the first command and the tests
-need no download. It solves the easy kinds of problem, has never seen the others, and knows nothing else.
+need no download. It was trained on the easy kinds of problem, has never seen the others, and knows nothing else.
 
 | kind of problem | pre-trained on | exact match, test split | 95 % interval | problems |
 |---|---|---|---|---|
