@@ -220,7 +220,7 @@ def test_tied_embeddings_share_one_chain(widths: list[int], tmp_path: Path) -> N
     torch.testing.assert_close(loaded(TOKENS).logits, logits, **EXACT)
 
 
-@pytest.mark.parametrize("combination", ["cat", "svd", "linear", "ties_svd"])
+@pytest.mark.parametrize("combination", ["cat", "svd", "ties_svd"])
 def test_weighted_adapters_are_pefts_on_the_folded_chains(combination: str) -> None:
     from linchain.convert import fold_to_lora
 
@@ -243,6 +243,20 @@ def test_weighted_adapters_are_pefts_on_the_folded_chains(combination: str) -> N
     assert ours.peft_config["default"].chain_length == 2
     ours.set_adapter("default")
     torch.testing.assert_close(ours(x()), before, **EXACT)
+
+
+@pytest.mark.parametrize("combination", ["linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"])
+def test_combining_factors_of_chains_is_refused(combination: str) -> None:
+    model = linchain(chain_length=2)
+    model.add_adapter("other", LinChainConfig(r=4, chain_length=2, target_modules=["0", "2"]))
+    with pytest.raises(
+        LinchainError, match=f"does not support add_weighted_adapter with combination_type='{combination}'"
+    ):
+        model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "mix", combination_type=combination, density=0.5)
+    assert "mix" not in model.peft_config
+    model.add_weighted_adapter(["default"], [0.5], "scaled", combination_type="linear")
+    scaled, whole = (model.base_model.model[0].get_delta_weight(name) for name in ("scaled", "default"))
+    torch.testing.assert_close(scaled, 0.5 * whole, **EXACT)
 
 
 def test_cat_is_exact() -> None:

@@ -19,6 +19,9 @@ from linchain.tuners.linchain.layer import LinChainLayer, add_chain_to, linchain
 # Megatron and TransformerEngine are not among them.
 _SUPPORTED_LAYER_FILES = ("layer", "bnb", "gptq", "awq", "aqlm", "eetq", "hqq", "inc", "torchao")
 
+# add_weighted_adapter's types that work on the factors, not on ΔW
+_BY_FACTOR = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
+
 
 class LinChainModel(lora.LoraModel):
     """Creates a LinChain model from a pretrained one (arXiv 2411.00039).
@@ -54,15 +57,31 @@ class LinChainModel(lora.LoraModel):
             add_chain_to(layer, adapter_name, config)
         return layer
 
-    def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str, **kwargs: Any) -> None:  # type: ignore[override]
-        """Add an adapter that combines others, as PEFT combines LoRA adapters, on the folded chains.
+    def add_weighted_adapter(  # type: ignore[override]
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: Any = "svd",
+        **kwargs: Any,
+    ) -> None:
+        """Add an adapter that combines others: a chain of length 0, that is, a LoRA, made from the folded chains.
 
-        The new adapter is a chain of length 0, that is, a LoRA. `combination_type="cat"` is exact; "svd" is exact up to
-        its rank; the others are the same heuristics as PEFT's for the LoRA adapters that the chains fold to. Arguments
-        are those of `peft.LoraModel.add_weighted_adapter`.
+        "cat" is exact, "svd" is exact up to its rank, and the other types that end in "_svd" treat ΔW as PEFT does.
+        Arguments are those of `peft.LoraModel.add_weighted_adapter`.
+
+        Raises:
+            LinchainError: For a type that combines A with A and B with B, such as "linear", of several chains.
         """
+        chained = [name for name in adapters if getattr(self.peft_config.get(name), "chain_length", 0)]
+        if chained and len(adapters) > 1 and combination_type in _BY_FACTOR:
+            raise LinchainError(
+                f"LinChain does not support add_weighted_adapter with combination_type={combination_type!r}: it combines "
+                "A with A and B with B, which are not comparable where chains lie between. "
+                "Use 'cat' or 'svd', which are exact, or one of the other types that end in '_svd'"
+            )
         with self._folded(adapters):
-            super().add_weighted_adapter(adapters, weights, adapter_name, **kwargs)
+            super().add_weighted_adapter(adapters, weights, adapter_name, combination_type=combination_type, **kwargs)
 
     @contextmanager
     def _folded(self, adapters: list[str]) -> Iterator[None]:
