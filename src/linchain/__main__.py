@@ -1,4 +1,4 @@
-"""`python -m linchain`, for `accelerate launch -m linchain train …` and for where the script is not on PATH."""
+"""`python -m linchain`, for where the script is not on PATH."""
 
 from linchain.cli.app import main
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from linchain.errors import LinchainError
-from linchain.evaluation.models import check_targets, linear_names
+from linchain.methods.apply import apply
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -37,26 +36,11 @@ class ModuleParameters:
 
 
 def adapt_on_meta(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
-    """Put adapters without data on a model of `architectures.build`.
-
-    Raises:
-        LinchainError: For target modules that the model does not have, with those that it has.
-    """
-    import peft
+    """Put adapters without data on a model of `architectures.build`; mistakes as in `linchain.methods.apply`."""
     import torch
 
-    targets = getattr(peft_config, "target_modules", None)
-    if isinstance(targets, list | tuple | set):
-        check_targets(model, sorted(targets))
-    try:
-        with torch.device("meta"):
-            adapted = peft.get_peft_model(model, peft_config)
-    except LinchainError:
-        raise
-    except ValueError as error:
-        raise LinchainError(f"{error} The model's modules are: {', '.join(linear_names(model))}") from None
-    assert isinstance(adapted, peft.PeftModel)
-    return adapted
+    with torch.device("meta"):
+        return apply(model, peft_config)
 
 
 def parameters_by_module(model: PeftModel) -> list[ModuleParameters]:

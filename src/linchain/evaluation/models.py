@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,26 +194,6 @@ def model_task(config: PreTrainedConfig) -> str:
 def adapter_task(folder: Path) -> str:
     """The task that the adapter in `folder` was trained for."""
     return "sequence_classification" if _adapter_config(folder).get("task_type") == "SEQ_CLS" else "causal_lm"
-
-
-def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    """Refuse target modules of which the model has none, listing those that it has."""
-    available = linear_names(model)
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
-            close = nearest(target, available)
-            hint = f"; did you mean {close!r}?" if close else "."
-            raise LinchainError(
-                f"method.target_modules: the model has no module {target!r}{hint} It has: {', '.join(available)}"
-            )
-
-
-def linear_names(model: nn.Module) -> list[str]:
-    """The last names of the modules that can be adapted, such as `q_proj`."""
-    from transformers.pytorch_utils import Conv1D
-
-    adaptable = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, Conv1D)
-    return sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, adaptable)})
 
 
 def _adapter_config(folder: Path) -> dict[str, Any]:

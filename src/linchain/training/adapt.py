@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from linchain import methods
-from linchain.errors import LinchainError
-from linchain.evaluation.models import check_targets, linear_names, load_model
+from linchain.evaluation.models import load_model
+from linchain.methods.apply import apply
 from linchain.training.config import RunConfig
 from linchain.training.prepare import PreparedData
 
+if TYPE_CHECKING:
+    from peft import PeftModel
 
-def adapted_model(config: RunConfig, data: PreparedData) -> Any:
+
+def adapted_model(config: RunConfig, data: PreparedData) -> PeftModel:
     """Loads the base model and puts the adapter of `config.method` on it, drawn with `config.training.seed`.
 
-    Returns a `peft.PeftModel`. Raises LinchainError for a model that cannot be loaded and for target modules that it
-    does not have.
+    Raises LinchainError for a model that cannot be loaded and for target modules that it does not have.
     """
     import peft
     import transformers
@@ -25,15 +27,4 @@ def adapted_model(config: RunConfig, data: PreparedData) -> Any:
     # the seed comes first: a classifier's head is drawn when the model is loaded
     transformers.set_seed(config.training.seed)
     model = load_model(config.model.name, data.tokenizer, config.model.dtype, data.labels)
-    targets = getattr(peft_config, "target_modules", None)
-    if isinstance(targets, list | tuple | set):
-        check_targets(model, sorted(targets))
-    try:
-        return peft.get_peft_model(model, peft_config)
-    except ValueError as error:
-        if isinstance(error, LinchainError):
-            raise
-        raise LinchainError(
-            f"method {config.method.name!r} cannot adapt model {config.model.name!r}: {error} "
-            f"Its modules are: {', '.join(linear_names(model))} (method.target_modules)"
-        ) from error
+    return apply(model, peft_config)

@@ -1,0 +1,55 @@
+"""Puts a method's adapter on a model, and says plainly which modules the model has where the targets are not among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from linchain.errors import LinchainError, nearest
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def apply(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """`peft.get_peft_model`, with a user's mistakes answered by name. The model may lie on the meta device.
+
+    Raises:
+        LinchainError: For target modules that the model does not have, and for whatever else PEFT cannot do with it.
+    """
+    import peft
+
+    targets = getattr(config, "target_modules", None)
+    if isinstance(targets, list | tuple | set):
+        check_targets(model, sorted(targets))
+    try:
+        adapted = peft.get_peft_model(model, config)
+    except LinchainError:
+        raise
+    except ValueError as error:
+        raise LinchainError(f"{error} The model's modules are: {', '.join(adaptable_names(model))}") from error
+    assert isinstance(adapted, peft.PeftModel)
+    return adapted
+
+
+def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    """Refuse target modules of which the model has none, listing those that it has."""
+    available = adaptable_names(model)
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
+            close = nearest(target, available)
+            hint = f"; did you mean {close!r}?" if close else "."
+            raise LinchainError(
+                f"target_modules: the model has no module {target!r}{hint} It has: {', '.join(available)}"
+            )
+
+
+def adaptable_names(model: nn.Module) -> list[str]:
+    """The last names of the modules that can be adapted, such as `q_proj`."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)
+    return sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, kinds)})
