@@ -44,4 +44,6 @@ def test_sft_trainer(tmp_path: Path) -> None:
     model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     assert any(name.endswith("lora_A.default.chain") and p.abs().sum() > 0 for name, p in model.named_parameters())
     tokens = torch.tensor([[1, 2, 3, 4]])
-    torch.testing.assert_close(model.eval()(tokens).logits, trainer.model.cpu().eval()(tokens).logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        model.eval()(tokens).logits, trainer.model.cpu().eval()(tokens).logits, rtol=0, atol=1e-4
+    )
