@@ -220,7 +220,8 @@ need no download. It was trained on the easy kinds of problem, has never seen th
 |---|---|---|---|---|
 {rows}
 
-Test problems share no wording, no name and no number fact with the training problems.
+Test problems share no name, no number fact and no whole wording with the training problems; a test wording combines
+sentences that do occur in training.
 
 ## How it was made
 
