@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from linchain.convert import fold_to_lora
 
 from .cases import LAYERS, METHODS, Layer, Method
 from .reference import gradients, reference_output
@@ -126,6 +128,21 @@ def test_save_and_load(method: Method, layer: Layer, tmp_path: Path, low_cpu_mem
 
 
 @every_case
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bf16-base"])
+def test_folded_lora_equals_forward(method: Method, layer: Layer, dtype: torch.dtype) -> None:
+    if method.name == "lora":
+        pytest.skip("nothing to fold")
+    model, x = adapt(method, layer, dtype=dtype).eval(), layer.sample(dtype)
+    config, state = fold_to_lora(model)
+    lora = get_peft_model(layer.model(dtype), config).eval()
+    assert not set_peft_model_state_dict(lora, state).unexpected_keys
+    assert not any("chain" in name for name in lora.state_dict())
+    # over a bf16 base, the adapters and the product are float32 in both: one rounding of the sum
+    tolerance = 1e-12 if dtype == torch.float64 else 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(lora(x), model(x), rtol=0, atol=tolerance)
+
+
+@every_case
 def test_several_adapters(method: Method, layer: Layer) -> None:
     model, x = adapt(method, layer).eval(), layer.sample()
     first = model(x)
@@ -184,6 +201,7 @@ def test_compiles_without_graph_breaks(method: Method, layer: Layer) -> None:
     model, x = adapt(method, layer), layer.sample()
     expected = gradients(model(x), trainable(model))
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x), **EXACT)
     for ours, eager in zip(gradients(compiled(x), trainable(model)), expected, strict=True):
         torch.testing.assert_close(ours, eager, **EXACT)
 

@@ -1,8 +1,7 @@
-"""What the contract suite cannot say of every method: LinChain's equalities, its starts, its checkpoints, its guards."""
+"""What the contract suite cannot say of every method: LinChain's equalities, its starts, its checkpoints."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,35 +18,19 @@ from peft import (
     inject_adapter_in_model,
     set_peft_model_state_dict,
 )
-from peft.optimizers import create_lorafa_optimizer, create_riemannian_optimizer
 from peft.tuners.lora import LoraModel
-from peft.utils.hotswap import hotswap_adapter, hotswap_adapter_from_state_dict, prepare_model_for_compiled_hotswap
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from linchain import LinChainConfig, LinchainError
 from linchain.ops import reference, unstack
 
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
+from .common import EXACT, linchain, mlp, x
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
-def mlp(dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 6)).to(dtype)
-
-
-def linchain(model: nn.Module | None = None, **options) -> PeftModel:
-    torch.manual_seed(1)
-    options = {"r": 4, "init_weights": False, "target_modules": ["0", "2"], **options}
-    return get_peft_model(mlp() if model is None else model, LinChainConfig(**options))
-
-
-def x() -> Tensor:
-    torch.manual_seed(2)
-    return torch.randn(3, 5, 10).double()
-
-
-@given(st.integers(1, 8), st.integers(0, 4), st.sampled_from([torch.float32, torch.float64]), st.booleans(), st.data())
+@given(st.integers(1, 8), st.integers(0, 4), st.sampled_from(DTYPES), st.booleans(), st.data())
 def test_forward_equals_the_reference(r: int, n: int, dtype: torch.dtype, rslora: bool, data: st.DataObject) -> None:
     in_features, out_features, tokens = (data.draw(st.integers(1, 12)) for _ in range(3))
     options = {"chain_length": n, "r": r} if data.draw(st.booleans()) else {"chain_widths": data.draw(_widths(n))}
@@ -64,8 +47,10 @@ def test_forward_equals_the_reference(r: int, n: int, dtype: torch.dtype, rslora
         b.double(),
         3 / (rank**0.5 if rslora else rank),
     )
-    tolerance = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 1e-5 * (1 + expected.abs().max().item())}
-    torch.testing.assert_close(model(inputs).double(), expected, **tolerance)
+    # float64 to 1e-12; below, some roundings of what is largest on the way (bf16 and fp16 bases have float32 adapters)
+    size = 1 + max(t.abs().max().item() for t in (expected, inputs, layer.base_layer.weight)) * in_features
+    tolerance = 1e-12 if dtype == torch.float64 else 8 * torch.finfo(dtype).eps * size
+    torch.testing.assert_close(model(inputs).double(), expected, rtol=0, atol=tolerance)
 
 
 def _widths(n: int) -> st.SearchStrategy[list[int]]:
@@ -176,7 +161,8 @@ def test_rank_and_alpha_patterns() -> None:
     a = model.base_model.model[2].lora_A["default"]
     assert a.chain.shape == (3, 2, 3)
     assert model.base_model.model[2].scaling["default"] == 4
-    model.merge_and_unload()
+    expected = model(x())
+    torch.testing.assert_close(model.merge_and_unload()(x()), expected, **EXACT)
 
 
 def test_injection_and_unload() -> None:
@@ -268,71 +254,6 @@ def test_cat_is_exact() -> None:
     torch.testing.assert_close(layer.get_delta_weight("mix"), expected, **EXACT)
 
 
-def saved(path: Path, **options) -> Path:
-    linchain(**options).save_pretrained(path)
-    return path
-
-
-def test_hotswap_takes_the_new_chain(tmp_path: Path) -> None:
-    new = linchain(chain_length=2, lora_alpha=9, r=3)
-    new.save_pretrained(tmp_path / "new")
-    model = linchain(chain_length=2, r=5)
-    prepare_model_for_compiled_hotswap(model, target_rank=7)
-    padded = model(x())
-    # PEFT keeps the scale as a float32 tensor from here on
-    torch.testing.assert_close(padded, linchain(chain_length=2, r=5)(x()), rtol=1e-6, atol=1e-6)
-    hotswap_adapter(model, str(tmp_path / "new"), adapter_name="default")
-    torch.testing.assert_close(model(x()), new(x()), rtol=1e-6, atol=1e-6)
-
-
-def test_hotswap_refuses_another_length(tmp_path: Path) -> None:
-    model = linchain(chain_length=3)
-    with pytest.raises(ValueError, match="chain_length"):
-        hotswap_adapter(model, str(saved(tmp_path / "shorter", chain_length=2)), adapter_name="default")
-    before = model(x())
-    for shorter in (2, 0):
-        state = {
-            re.sub(r"(lora_[AB])", r"\1.default", key): value
-            for key, value in get_peft_model_state_dict(linchain(chain_length=shorter)).items()
-        }
-        with pytest.raises(LinchainError, match="cannot hot-swap a chain of another length"):
-            hotswap_adapter_from_state_dict(model, state, "default", config=LinChainConfig(r=4, chain_length=shorter))
-        assert torch.equal(model(x()), before)
-
-
-def test_padding_a_ragged_chain_is_refused() -> None:
-    with pytest.raises(LinchainError, match="does not support padding chain_widths"):
-        prepare_model_for_compiled_hotswap(linchain(r=None, chain_widths=[4, 6, 4]), target_rank=9)
-
-
-def test_optimizers_that_pair_a_with_b_are_refused() -> None:
-    with pytest.raises(LinchainError, match="LinChain does not support the Riemannian optimizer"):
-        create_riemannian_optimizer(linchain(), torch.optim.SGD, lr=0.1)
-    with pytest.raises(LinchainError, match="LinChain does not support LoRA-FA"):
-        create_lorafa_optimizer(linchain(), r=4, lora_alpha=8, lr=0.1)
-    lora = get_peft_model(mlp(), LoraConfig(r=4, target_modules=["0"]))
-    create_riemannian_optimizer(lora, torch.optim.SGD, lr=0.1)
-
-
-def test_initial_model_conversion_is_refused(tmp_path: Path) -> None:
-    model = linchain(init_weights=True)
-    model.save_pretrained(tmp_path / "init")
-    with pytest.raises(LinchainError, match="does not support path_initial_model_for_weight_conversion"):
-        model.save_pretrained(tmp_path / "out", path_initial_model_for_weight_conversion=str(tmp_path / "init"))
-
-
-def test_custom_lora_modules_are_refused() -> None:
-    config = LinChainConfig(r=4, target_modules=["0"])
-    config._register_custom_module({nn.Linear: type("Custom", (nn.Module,), {})})
-    with pytest.raises(LinchainError, match="LinChain does not support custom LoRA modules"):
-        get_peft_model(mlp(), config)
-
-
-def test_mixing_with_plain_lora_is_pefts_refusal() -> None:
-    with pytest.raises(ValueError, match="Cannot combine adapters with different peft types"):
-        linchain().add_adapter("lora", LoraConfig(target_modules=["0"]))
-
-
 def test_auto_model_loads_an_adapter_folder(tmp_path: Path) -> None:
     from peft import AutoPeftModelForCausalLM
 
@@ -355,6 +276,8 @@ def test_generation_with_mixed_adapters() -> None:
     alone = model.generate(TOKENS, **options)
     mixed = model.generate(TOKENS, adapter_names=["default", "__base__"], **options)
     assert torch.equal(mixed[0], alone[0])
+    with model.disable_adapter():
+        assert torch.equal(mixed[1], model.generate(TOKENS, **options)[1])
 
 
 def test_gradient_checkpointing_of_a_whole_model() -> None:
@@ -368,59 +291,6 @@ def test_gradient_checkpointing_of_a_whole_model() -> None:
         grads.append([p.grad for p in model.parameters() if p.requires_grad])
     for ours, plain in zip(*grads, strict=True):
         torch.testing.assert_close(ours, plain, **EXACT)
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_bitsandbytes_layers(bits: int) -> None:
-    """The chain runs over a quantised layer, forward and backward; merging is within the quantisation's step."""
-    bnb = pytest.importorskip("bitsandbytes")
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 32, bias=False))
-    plain = model[0].weight.detach().clone()
-    if bits == 8:
-        layer = bnb.nn.Linear8bitLt(64, 32, bias=False, has_fp16_weights=False)
-        layer.weight = bnb.nn.Int8Params(plain.clone(), requires_grad=False, has_fp16_weights=False)
-    else:
-        layer = bnb.nn.Linear4bit(64, 32, bias=False, compute_dtype=torch.float32)
-        layer.weight = bnb.nn.Params4bit(plain.clone(), requires_grad=False)
-    model[0] = layer.to("cpu")
-    setattr(model, f"is_loaded_in_{bits}bit", True)
-    inputs = torch.randn(5, 64)
-    model = linchain(model, target_modules=["0"]).eval()
-    with model.disable_adapter():
-        base_output = model(inputs)
-    adapted = model.base_model.model[0]
-    assert type(adapted).__name__ == {4: "Linear4bit", 8: "Linear8bitLt"}[bits]
-    delta = adapted.get_delta_weight("default")
-    torch.testing.assert_close(model(inputs), base_output + inputs @ delta.T.to(inputs.dtype), rtol=0, atol=1e-5)
-    model(inputs).sum().backward()
-    assert all(p.grad is not None for n, p in model.named_parameters() if "lora_" in n)
-    expected = model(inputs)
-    model.merge_adapter()
-    step = (plain + delta).abs().max() / {4: 4, 8: 127}[bits]
-    assert (model(inputs) - expected).abs().max() < 2 * step * inputs.norm(dim=1).max()
-
-
-def test_torchao_int8_layers() -> None:
-    torchao = pytest.importorskip("torchao.quantization")
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 32, bias=False))
-    torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
-    inputs = torch.randn(5, 64)
-    base_output = model(inputs)
-    model = linchain(model, target_modules=["0"]).eval()
-    adapted = model.base_model.model[0]
-    assert type(adapted).__name__ == "TorchaoLoraLinear"
-    torch.testing.assert_close(
-        model(inputs), base_output + inputs @ adapted.get_delta_weight("default").T, rtol=0, atol=1e-5
-    )
-
-
-def test_loftq_replacement_is_refused() -> None:
-    from peft import replace_lora_weights_loftq
-
-    with pytest.raises(LinchainError, match="LinChain does not support LoftQ"):
-        replace_lora_weights_loftq(linchain())
 
 
 def test_without_linchain_pefts_answer_names_the_type(tmp_path: Path) -> None:

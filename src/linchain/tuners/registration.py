@@ -59,6 +59,7 @@ LINCHAIN = _add_peft_type("LINCHAIN")
 from linchain.tuners.linchain.chain import has_chain  # noqa: E402  (needs the type)
 from linchain.tuners.linchain.config import LinChainConfig  # noqa: E402
 from linchain.tuners.linchain.hotswap import pad_chained, swap_with_chains  # noqa: E402
+from linchain.tuners.linchain.loraplus import speed_up_chains  # noqa: E402
 from linchain.tuners.linchain.model import LinChainModel  # noqa: E402
 
 if LINCHAIN not in PEFT_TYPE_TO_TUNER_MAPPING:
@@ -71,6 +72,7 @@ if LINCHAIN not in PEFT_TYPE_TO_TUNER_MAPPING:
     _wrap(hotswap, "_get_padded_linear", pad_chained)
     _wrap(hotswap, "_get_padded_conv2d", pad_chained)
     _wrap(hotswap, "hotswap_adapter_from_state_dict", swap_with_chains)
+    _wrap(optimizers, "create_loraplus_optimizer", speed_up_chains)
     _refuse_chains_in(optimizers, "create_riemannian_optimizer", "the Riemannian optimizer")
     _refuse_chains_in(optimizers, "create_lorafa_optimizer", "LoRA-FA")
     _refuse_chains_in(loftq_utils, "replace_lora_weights_loftq", "LoftQ")
