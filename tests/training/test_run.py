@@ -6,6 +6,8 @@ import signal
 import pytest
 from safetensors.torch import load_file
 
+from linchain.errors import LinchainError
+from linchain.training.evaluate import Question, evaluate_target
 from linchain.training.load_config import build_config
 from linchain.training.run import RunInterrupted, Start, train
 from linchain.training.run_folder import RunFolder
@@ -125,7 +127,8 @@ def test_a_run_killed_after_its_last_step_is_finished_without_another_step(confi
             train(killed)
     with monkeypatch.context() as patch:
         patch.setattr(RunTrainer, "training_step", lambda *_, **__: kill())
-        train(killed, Start(resume=True))
+        result = train(killed, Start(resume=True))
+    assert (result["steps"], result["resumed_from_step"]) == (10, 10)
     assert outcome(killed) == outcome(undisturbed)
 
 
@@ -158,6 +161,30 @@ def test_keep_best_ends_with_the_adapter_of_the_lowest_validation_loss(configure
     kept = load_file(folder.checkpoints / "checkpoint-4" / "adapter_model.safetensors")
     saved = load_file(folder.adapter / "adapter_model.safetensors")
     assert all((saved[name] == kept[name]).all() for name in kept)
+
+
+def test_scores_do_not_depend_on_the_precision_of_the_training(configure):
+    config = configure(
+        "half",
+        data={"validation_size": 6},
+        training={"max_steps": 1, "precision": "bfloat16", "learning_rate": 1e-30, "eval_steps": 1},
+        evaluation={"metric": "loss"},
+    )
+    result = train(config)
+    before, after = (result["scores"][stage][0]["value"] for stage in ("before", "after"))
+    evaluated = evaluate_target(Question(config.output, None, {}))
+    assert before == after == evaluated.scores[0].value
+
+
+def test_what_transformers_refuses_leaves_no_folder(configure, monkeypatch):
+    def refuse(_):
+        raise ValueError("no bf16 here")
+
+    config = configure("half", training={"precision": "bfloat16"})
+    monkeypatch.setattr("transformers.TrainingArguments.__post_init__", refuse)
+    with pytest.raises(LinchainError, match="training.precision bfloat16: no bf16 here"):
+        train(config)
+    assert not RunFolder(config.output).path.exists()
 
 
 def test_overwrite_starts_again(configure):

@@ -137,10 +137,27 @@ def _inference(model: nn.Module) -> Iterator[None]:
     model.eval()
     try:
         # not inference_mode: an adapter may keep a tensor that the next training step needs
-        with torch.no_grad():
+        with torch.no_grad(), _without_autocast(model):
             yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _without_autocast(model: nn.Module) -> Iterator[None]:
+    """The model's own forward: scores must not depend on whether a trainer has prepared the model before.
+
+    Accelerate puts a forward that enters autocast by itself into the model, and keeps the one it replaced.
+    """
+    own = vars(model).get("_original_forward")
+    if own is None:
+        yield
+        return
+    wrapped, model.forward = model.forward, own
+    try:
+        yield
+    finally:
+        model.forward = wrapped
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -88,14 +88,16 @@ def run_prepared(
 ) -> dict[str, Any]:
     """The part of `train` that writes: from the empty or interrupted folder to result.json."""
     from linchain.training.display import paths, score_table
+    from linchain.training.trainer import trainer_arguments
 
+    arguments = trainer_arguments(config, folder, data.validation is not None)
     with folder.in_use():
         folder.check(start.resume, start.overwrite)
         if start.overwrite:
             folder.clear()
         _write_beginnings(config, folder, data)
         began = time.perf_counter()
-        trainer, callbacks = _trainer(config, folder, data, model, console)
+        trainer, callbacks = _trainer(arguments, folder, data, model, console)
         scores: dict[str, list[Score]] = {}
         if data.test and config.evaluation.baseline:
             scores["before"] = _evaluate(config, folder, data.test, "before", trainer, console)
@@ -132,13 +134,13 @@ def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData) 
 
 
 def _trainer(
-    config: RunConfig, folder: RunFolder, data: PreparedData, model: Any, console: Console
+    arguments: Any, folder: RunFolder, data: PreparedData, model: Any, console: Console
 ) -> tuple[Any, tuple[Any, Any]]:
     from linchain.training.callbacks import MetricsFile, ProgressBar, StopOnSignal
     from linchain.training.trainer import RunTrainer
 
     bar, stop = ProgressBar(console), StopOnSignal()
-    trainer = RunTrainer(config, folder, data, model, [MetricsFile(folder.metrics), bar, stop])
+    trainer = RunTrainer(arguments, data, model, [MetricsFile(folder.metrics), bar, stop])
     return trainer, (bar, stop)
 
 
@@ -152,6 +154,7 @@ def _fit(config: RunConfig, folder: RunFolder, trainer: Any, callbacks: tuple[An
     if checkpoint and checkpoint_step(checkpoint) >= total:
         # the kill came after the last step; transformers would train one more
         _load_final(config, folder, checkpoint, trainer.model)
+        trainer.state.global_step = checkpoint_step(checkpoint)
         return checkpoint_step(checkpoint)
     try:
         with stop:

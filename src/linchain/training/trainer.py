@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 
+from linchain.errors import LinchainError
 from linchain.evaluation.predict import EvaluationData, predict
 from linchain.evaluation.scores import mean_loss
 from linchain.tasks.encoding import collate, pad_token_id
@@ -21,7 +22,20 @@ KEPT_CHECKPOINTS = 2
 
 
 def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool) -> transformers.TrainingArguments:
-    """Our configuration in the words of transformers."""
+    """Our configuration in the words of transformers; nothing is written.
+
+    Raises LinchainError for what transformers refuses on this machine (a precision that its accelerator lacks, say).
+    """
+    try:
+        arguments = transformers.TrainingArguments(**_translated(config, folder, has_validation))
+    except ValueError as error:
+        raise LinchainError(f"training.precision {config.training.precision}: {error}") from error
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # DataParallel would multiply the batch behind the user's back
+    return arguments
+
+
+def _translated(config: RunConfig, folder: RunFolder, has_validation: bool) -> dict[str, Any]:
     training = config.training
     # transformers renamed gradient checkpointing after 5.17
     names = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
@@ -29,7 +43,7 @@ def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool
     renamed: dict[str, Any] = {checkpointing: training.gradient_checkpointing}
     if training.gradient_checkpointing:
         renamed[f"{checkpointing}_kwargs"] = {"use_reentrant": False}
-    arguments = transformers.TrainingArguments(
+    return dict(
         output_dir=str(folder.checkpoints),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
@@ -58,11 +72,9 @@ def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
+        use_cpu=not torch.accelerator.is_available(),
         **renamed,
     )
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # DataParallel would multiply the batch behind the user's back
-    return arguments
 
 
 class RunTrainer(transformers.Trainer):
@@ -70,15 +82,14 @@ class RunTrainer(transformers.Trainer):
 
     def __init__(
         self,
-        config: RunConfig,
-        folder: RunFolder,
+        arguments: transformers.TrainingArguments,
         data: PreparedData,
         model: nn.Module,
         callbacks: list[transformers.TrainerCallback],
     ) -> None:
         super().__init__(
             model=model,
-            args=trainer_arguments(config, folder, data.validation is not None),
+            args=arguments,
             train_dataset=data.train,
             eval_dataset=data.validation.examples if data.validation else None,
             processing_class=data.tokenizer,
