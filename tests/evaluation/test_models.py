@@ -2,10 +2,17 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlamaForSequenceClassification, LlamaModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    LlamaForSequenceClassification,
+    LlamaModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from linchain.errors import LinchainError
-from linchain.evaluation.models import load_model, model_labels, model_task
+from linchain.evaluation.models import context_length, load_model, model_labels, model_task
 from linchain.tasks.sentence_pair import Labels
 from linchain.training.evaluate import Question, evaluate_target
 
@@ -46,3 +53,36 @@ def test_a_finished_classifier_is_evaluated_by_its_own_classes(tiny_model, token
     monkeypatch.chdir(tmp_path)
     answer = evaluate_target(Question("classifier", None, {"data.test": ["data.jsonl"]}))
     assert [(score.name, score.value) for score in answer.scores] == [("accuracy", 0.75)]
+
+
+def test_a_classifier_pads_with_the_tokenizers_token(tiny_model, tokenizer, tmp_path):
+    config = AutoConfig.from_pretrained(tiny_model, num_labels=2, pad_token_id=7)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), tokenizer, labels=Labels(("no", "yes")))
+    assert model.config.pad_token_id == tokenizer.pad_token_id == 1
+
+
+def test_a_model_without_a_trained_head_is_not_evaluated_as_a_classifier(tiny_model, tmp_path, monkeypatch):
+    (tmp_path / "data.jsonl").write_text(json.dumps({"sentence1": "one", "label": 1}) + "\n")
+    monkeypatch.chdir(tmp_path)
+    options = {"data.test": ["data.jsonl"], "task": "sequence_classification"}
+    with pytest.raises(LinchainError, match=r"no weights for score.weight .*: it is no trained sequence classifier"):
+        evaluate_target(Question(str(tiny_model), None, options))
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_the_context_of_a_roberta_is_what_it_really_takes():
+    config = RobertaConfig(
+        vocab_size=50,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=20,
+    )
+    model = RobertaForSequenceClassification(config)
+    longest = context_length(config)
+    assert longest == 18
+    assert model(torch.full((1, longest), 5)).logits.shape == (1, 2)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, longest + 1), 5))

@@ -182,7 +182,7 @@ def test_what_transformers_refuses_leaves_no_folder(configure, monkeypatch):
 
     config = configure("half", training={"precision": "bfloat16"})
     monkeypatch.setattr("transformers.TrainingArguments.__post_init__", refuse)
-    with pytest.raises(LinchainError, match="training.precision bfloat16: no bf16 here"):
+    with pytest.raises(LinchainError, match=r"training\.precision bfloat16: no bf16 here"):
         train(config)
     assert not RunFolder(config.output).path.exists()
 

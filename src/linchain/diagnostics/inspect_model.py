@@ -16,6 +16,7 @@ from linchain.diagnostics.parameters import (
     parameters_by_module,
 )
 from linchain.errors import LinchainError, unknown_name
+from linchain.evaluation.models import context_length
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -84,7 +85,7 @@ def inspect_model(
     chosen = methods.get(method)
     chosen.peft_config(options)  # a mistake in the options comes before the model is looked for
     config = architectures.load_config(model)
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = context_length(config)
     if longest is not None and sequence_length > longest:
         raise LinchainError(f"sequence length {sequence_length} is more than {model!r} takes: {longest}")
     base = architectures.build(config, None if dtype == "auto" else getattr(torch, dtype))

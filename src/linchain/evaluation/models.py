@@ -20,6 +20,13 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # The classes of a classifier, beside the adapter that was trained for them.
 LABELS_FILE = "labels.json"
+# Types of models that number positions from pad_token_id + 1 on, so that the first rows of the table go unused.
+POSITIONS_AFTER_PADDING = frozenset(
+    (
+        "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
+        "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    )
+)  # fmt: skip
 
 
 def model_path(name: str) -> str:
@@ -74,9 +81,17 @@ def load_tokenizer(name: str, chat_template: str | None = None) -> PreTrainedTok
 
 
 def load_model(
-    name: str, tokenizer: PreTrainedTokenizerBase, dtype: str = "auto", labels: Labels | None = None
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: str = "auto",
+    labels: Labels | None = None,
+    new_head: bool = True,
 ) -> PreTrainedModel:
-    """The base model, from safetensors only: a causal LM, or with `labels` a sequence classifier for them."""
+    """The base model, from safetensors only: a causal LM, or with `labels` a sequence classifier for them.
+
+    A classifier's head that the checkpoint does not hold is drawn at random; without `new_head`, and for a causal LM,
+    missing weights raise LinchainError.
+    """
     import transformers
     from safetensors import SafetensorError
 
@@ -91,14 +106,16 @@ def load_model(
         if isinstance(error, LinchainError):
             raise
         raise _cannot_load("model", name, error) from error
-    if labels is None and info["missing_keys"]:
+    if info["missing_keys"] and (labels is None or not new_head):
         missing = sorted(info["missing_keys"])
         raise LinchainError(
             f"model {name!r} holds no weights for {', '.join(missing[:3])} ({len(missing)} in all): "
-            "it is no causal language model"
+            f"it is no {'causal language model' if labels is None else 'trained sequence classifier'}"
         )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = pad_token_id(tokenizer)  # a classifier finds the last token by it
+    text_config = model.config.get_text_config()
+    if labels is not None or text_config.pad_token_id is None:
+        # a classifier finds the last token by it, so it must be the one that batches are padded with
+        text_config.pad_token_id = pad_token_id(tokenizer)
     return model
 
 
@@ -115,7 +132,11 @@ def _head_options(labels: Labels) -> dict[str, Any]:
 
 def context_length(config: PreTrainedConfig) -> int | None:
     """The longest sequence that the model was made for, in tokens; None where its configuration does not say."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    config = config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in POSITIONS_AFTER_PADDING:
+        return positions - config.pad_token_id - 1
+    return positions
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:

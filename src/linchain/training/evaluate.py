@@ -78,7 +78,7 @@ def evaluate_target(question: Question, console: Console | None = None) -> Answe
     data = _prepare(config, target, tokenizer)
     source = ", ".join(config.data.test)
     file = _output_file(question, target, Path(config.data.test[0].replace(":", "-")).stem, data.metric)
-    model: Any = load_model(target.base, tokenizer, config.model.dtype, data.labels)
+    model: Any = load_model(target.base, tokenizer, config.model.dtype, data.labels, new_head=folder is not None)
     if folder:
         model = load_adapter(model, folder)
     _to_accelerator(model)
