@@ -1,5 +1,6 @@
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linchain.errors import LinchainError
@@ -45,6 +46,20 @@ def test_generation_equals_greedy_search_written_out(model, tokenizer):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     expected = tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
     assert generate(model, tokenizer, [prompt], max_new_tokens=8) == [expected]
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_generation_does_not_follow_the_models_own_settings(tiny_model, tokenizer, adapted):
+    prompts = [tokenizer(text)["input_ids"] for text in ("one two three", "What is 12 plus 7?")]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    if adapted:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM"))
+    plain = [generate(model, tokenizer, prompts, 12, num_beams) for num_beams in (1, 3)]
+    own = model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.length_penalty = 2.0, 1, -3.0
+    own.suppress_tokens = tokenizer(plain[0][0])["input_ids"][1:]
+    assert [generate(model, tokenizer, prompts, 12, num_beams) for num_beams in (1, 3)] == plain
+    assert model.generation_config is own
 
 
 def test_loss_does_not_depend_on_the_batch_size_and_is_the_models_own(model, tokenizer):

@@ -234,7 +234,11 @@ def _answer(
 def generate(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int, num_beams: int = 1
 ) -> list[str]:
-    """The text that `model` writes after each prompt, without sampling. One batch, padded on the left."""
+    """The text that `model` writes after each prompt by plain greedy or beam search. One batch, padded on the left.
+
+    What the model's own generation settings say beside the ends of a text (penalties, forced or forbidden tokens) is
+    not followed: scores of different models, and of a model before and after, are then of the same search.
+    """
     from transformers import GenerationConfig
 
     longest = max(len(prompt) for prompt in prompts)
@@ -250,8 +254,22 @@ def generate(
         use_cache=True,  # the trainer turns the model's own setting off
     )
     device = _device(model)
-    written = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
+    with _own_generation_settings_off(model):
+        written = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
     return tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
+
+
+@contextmanager
+def _own_generation_settings_off(model: Any) -> Iterator[None]:
+    """Generation takes what it is not told from here, also fields whose neutral value, None, cannot be told."""
+    from transformers import GenerationConfig
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        base.generation_config = own
 
 
 def _stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
