@@ -12,6 +12,8 @@ import pytest
 import linchain
 from linchain import methods
 from linchain.errors import LinchainError
+from linchain.methods.base import LORA_OPTIONS
+from linchain.methods.options import problem
 
 
 @pytest.mark.parametrize("method", methods.catalogue(), ids=methods.names())
@@ -61,11 +63,39 @@ def test_options_win_over_defaults() -> None:
         ("linchain", {"chain_widths": [8, 16], "r": 16}, "r=16 does not fit chain_widths"),
         ("linchain", {"init_weights": "ortogonal"}, "did you mean 'orthogonal'"),
         ("lora", {"layers_pattern": "h"}, "layers_to_transform"),
+        ("lora", {"use_rslora": "no"}, "use_rslora must be true or false, got 'no'"),
+        (
+            "lora",
+            {"init_lora_weights": "gausian"},
+            "init_lora_weights must be true, false, gaussian, .*, got 'gausian'",
+        ),
+        ("linchain", {"init_lora_weights": "pissa"}, "LinChain does not support init_lora_weights='pissa'"),
+        ("moslora", {"rank_pattern": {"(": 8}}, "rank_pattern must be a mapping of modules"),
     ],
 )
 def test_mistakes_are_named(name: str, options: dict, expected: str) -> None:
     with pytest.raises(LinchainError, match=expected.replace("(", r"\(")):
         methods.get(name).peft_config(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": "all-linear", "exclude_modules": ["lm_head"], "bias": "lora_only"},
+        {"target_modules": ["q_proj"], "layers_to_transform": 0, "layers_pattern": "layers"},
+        {"rank_pattern": {"q_proj$": 4}, "alpha_pattern": {"q_proj": 0.5}, "init_lora_weights": "gaussian"},
+        {"modules_to_save": ["lm_head"], "trainable_token_indices": {"embed_tokens": [0, 1]}, "target_modules": None},
+    ],
+)
+def test_what_is_meant_is_accepted(options: dict) -> None:
+    config = methods.get("linchain").peft_config(options)
+    assert set(options.get("modules_to_save", [])) == set(config.modules_to_save or [])
+    assert config.rank_pattern == options.get("rank_pattern", {})
+
+
+def test_every_option_of_lora_has_a_rule() -> None:
+    unlikely = object()
+    assert all(problem(name, unlikely) for name in LORA_OPTIONS)
 
 
 def test_all_mistakes_are_shown_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,8 @@ def apply(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         adapted = peft.get_peft_model(model, config)
     except LinchainError:
         raise
-    except ValueError as error:
+    # what PEFT raises for values, types and modules that it cannot do with
+    except (ValueError, TypeError, NotImplementedError, re.error) as error:
         raise LinchainError(f"{error} The model's modules are: {', '.join(adaptable_names(model))}") from error
     assert isinstance(adapted, peft.PeftModel)
     return adapted

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from linchain.errors import LinchainError, unknown_name
+from linchain.methods.options import problem as wrong_value
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -129,18 +129,6 @@ class Method:
                 problems.append(f"method {self.name!r} has {name} = {self.fixed[name]!r} by definition, got {value!r}")
             elif name not in self.options:
                 problems.append(str(unknown_name(f"option of method {self.name!r}", name, self.options)))
-            elif name in _RANGES and not _RANGES[name][0](value):
-                problems.append(f"{name} must be {_RANGES[name][1]}, got {value!r}")
+            elif problem := wrong_value(name, value):
+                problems.append(problem)
         return problems
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# PEFT finds these out while it builds the layers, or never.
-_RANGES = {
-    "r": (lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0, "a positive integer"),
-    "lora_alpha": (lambda v: _is_number(v) and v > 0, "a positive number"),
-    "lora_dropout": (lambda v: _is_number(v) and 0 <= v < 1, "at least 0 and less than 1"),
-}
