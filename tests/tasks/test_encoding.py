@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertTokenizer
 
 from linchain.errors import LinchainError
 from linchain.tasks.encoding import IGNORE, Example, collate, encode_sentences, encode_texts, prompt_tokens
@@ -134,6 +134,25 @@ def test_sentence_pairs(tokenizer):
     assert tokenizer.decode(single.input_ids) == "<s>one"
     assert tokenizer.decode(pair.input_ids) == "<s>ab"
     assert [single.labels, pair.labels] == [1, 0]
+
+
+def test_a_bert_sees_which_sentence_a_token_is_of():
+    words = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"])}
+    bert = BertTokenizer(vocab=words)
+    rows = records(
+        {"sentence1": "a b", "sentence2": "b", "label": 1},
+        {"sentence1": "a", "sentence2": None, "label": 0},
+        {"sentence1": "a a a a", "sentence2": "b b", "label": 0},
+    )
+    pair, single, cut = encode_sentences(rows, Labels(("0", "1")), bert, 6)
+    assert (pair.segments, single.segments, cut.segments) == ([0, 0, 0, 0, 1, 1], None, [0, 0, 0, 0, 1, 1])
+    batch = collate([pair, single], bert.pad_token_id)
+    assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1], [0] * 6]
+    config = BertConfig(vocab_size=7, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    model = BertForSequenceClassification(config).eval()
+    expected = model(**bert("a b", "b", return_tensors="pt")).logits
+    assert torch.equal(model(**collate([pair], bert.pad_token_id)).logits, expected)
+    assert "token_type_ids" not in collate([single], bert.pad_token_id)
 
 
 def test_collate_pads_on_the_right():

@@ -26,13 +26,15 @@ class Example:
     """One tokenised record.
 
     `labels` are the input tokens with IGNORE where nothing is learned (causal LM), or one class index or number
-    (classification, regression). `cut` says that the record was longer than `max_length`.
+    (classification, regression). `cut` says that the record was longer than `max_length`. `segments` says for each
+    token which sentence of a pair it is of (BERT's token types); None where the tokenizer tells no difference.
     """
 
     input_ids: list[int]
     labels: list[int] | int | float
     where: str
     cut: bool
+    segments: list[int] | None = None
 
 
 def encode_texts(
@@ -77,13 +79,15 @@ def encode_sentences(
     examples = []
     for record in records:
         fields = record.fields
-        ids = tokenizer(fields["sentence1"], fields.get("sentence2"))["input_ids"]
-        cut = len(ids) > max_length
+        sentences = (fields["sentence1"], fields.get("sentence2"))
+        encoded = tokenizer(*sentences)
+        cut = len(encoded["input_ids"]) > max_length
         if cut:
-            ids = tokenizer(fields["sentence1"], fields.get("sentence2"), truncation=True, max_length=max_length)[
-                "input_ids"
-            ]
-        examples.append(Example(list(ids), labels.encode(record), record.where, cut))
+            encoded = tokenizer(*sentences, truncation=True, max_length=max_length)
+        segments = encoded.get("token_type_ids")
+        # all zero is what a model with segments assumes, and what one without them can be spared
+        segments = list(segments) if segments and any(segments) else None
+        examples.append(Example(list(encoded["input_ids"]), labels.encode(record), record.where, cut, segments))
     return examples
 
 
@@ -106,6 +110,7 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.T
     """One batch, padded on the right: `input_ids`, `attention_mask` (rows, longest), int64, and `labels`.
 
     Labels are (rows, longest) int64 for a causal LM, (rows,) int64 for classes, (rows,) float32 for a regression.
+    `token_type_ids`, (rows, longest) int64, is there where an example has segments.
     """
     longest = max(len(example.input_ids) for example in examples)
 
@@ -113,11 +118,15 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.T
         return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
 
     labels = [example.labels for example in examples]
-    return {
+    batch = {
         "input_ids": padded([example.input_ids for example in examples], pad_token_id),
         "attention_mask": padded([[1] * len(example.input_ids) for example in examples], 0),
         "labels": padded(labels, IGNORE) if isinstance(labels[0], list) else torch.tensor(labels),  # type: ignore[arg-type]
     }
+    if any(example.segments for example in examples):
+        rows = [example.segments or [0] * len(example.input_ids) for example in examples]
+        batch["token_type_ids"] = padded(rows, 0)
+    return batch
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
