@@ -1,6 +1,7 @@
 import json
 import sys
 import types
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,3 +79,12 @@ def test_hub_names(monkeypatch, name, call):
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     assert read_records(name, "validation")[1].where == f"{name}, row 2"
     assert seen == [call]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that opens and cannot be read")
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_an_unreadable_file_is_named_with_the_reason(tmp_path, suffix):
+    path = tmp_path / f"data{suffix}"
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(LinchainError, match=rf"data {path} cannot be read: Input/output error"):
+        read_records(str(path), "train")

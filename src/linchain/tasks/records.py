@@ -34,15 +34,18 @@ def read_records(source: str | Sequence[str], split: str, limit: int | None = No
     `split` (train, validation or test) chooses the part of starter data and the Hub's default split; files ignore it.
     `limit` keeps the first so many records.
 
-    Raises LinchainError for a missing file, a malformed line (with its number), an unknown format, or no records.
+    Raises LinchainError for a missing or unreadable file, a malformed line (with its number), an unknown format, or no records.
     """
     sources = [source] if isinstance(source, str) else list(source)
     records: list[Record] = []
     for one in sources:
-        for record in _open(one, split, limit):
-            if limit is not None and len(records) >= limit:
-                break
-            records.append(record)
+        try:
+            for record in _open(one, split, limit):
+                if limit is not None and len(records) >= limit:
+                    break
+                records.append(record)
+        except OSError as error:
+            raise LinchainError(f"data {one} cannot be read: {error.strerror or error}") from error
     if not records:
         raise LinchainError(f"{', '.join(sources)}: no records")
     return records
