@@ -1,6 +1,7 @@
 """The commands as they are typed, in this process."""
 
 import json
+import shlex
 import signal
 
 import pytest
@@ -52,6 +53,9 @@ def test_dry_run_reports_and_writes_nothing(command, tmp_path):
     assert status == 0
     for part in ("linchain", "steps", "activations"):
         assert part in out
+    assert "autocast" not in out
+    status, out = command("train", "run.yaml", "training.precision=bfloat16", "--dry-run")
+    assert "as without bfloat16 autocast" in " ".join(out.split())
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -73,8 +77,11 @@ def test_control_c_says_how_to_continue(command, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(RunTrainer, "training_step", training_step)
-        status, out = command("train", "run.yaml", "training.seed=1")
+        status, out = command("train", "run.yaml", "output=my runs/run")
     assert status == 130
-    assert "stopped at step 2 of 4; continue with: linchain train run.yaml training.seed=1 --resume" in out
-    status, out = command("train", "run.yaml", "training.seed=1", "--resume")
+    reason, continued = out.splitlines()[-1].split("; continue with: linchain ")
+    assert reason == "stopped at step 2 of 4"
+    status, out = command(*shlex.split(continued))
     assert status == 0
+    (evaluation,) = (line for line in out.splitlines() if line.startswith("evaluate "))
+    assert shlex.split(evaluation)[1:] == ["linchain", "evaluate", "my runs/run"]

@@ -32,7 +32,11 @@ def evaluate(
         bool | None, typer.Option("--train-on-prompt", help="Take the loss on the prompt too.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="File for the predictions. Default: predictions/<target>.<data>.<metric>.jsonl")
+        str | None,
+        typer.Option(
+            help="File for the predictions. Default: <run>/predictions/<data>.<metric>.jsonl for a run, else "
+            "predictions/<target>.<data>.<metric>.jsonl"
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing predictions file.")] = False,
 ) -> None:

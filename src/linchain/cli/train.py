@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,7 @@ def train(
     try:
         run_prepared(settings, start, folder, data, model, console)
     except (RunInterrupted, KeyboardInterrupt) as interruption:
-        what = " ".join(["linchain train", str(config), *(overrides or ()), "--resume"])
+        what = shlex.join(["linchain", "train", str(config), *(overrides or ()), "--resume"])
         reason = str(interruption) or f"stopped ({folder.progress()})"
         console.print(f"{reason}; continue with: {what}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None

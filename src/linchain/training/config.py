@@ -138,7 +138,12 @@ class EvaluationConfig(Section):
     max_new_tokens: int = Field(default=256, gt=0, description="Longest generated answer (exact_match).")
     num_beams: int = Field(default=1, gt=0, description="Beams of the search (exact_match); 1 is greedy.")
     batch_size: int = Field(default=32, gt=0, description="Examples per forward pass.")
-    limit: int | None = Field(default=None, gt=0, description="Use only the first so many validation and test records.")
+    limit: int | None = Field(
+        default=None,
+        gt=0,
+        description="Use only the first so many records of `data.validation` and `data.test` (not of "
+        "`data.validation_size`).",
+    )
     baseline: bool = Field(default=True, description="Also evaluate on the test data before training.")
 
 

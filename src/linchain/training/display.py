@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shlex
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -69,7 +70,7 @@ def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
         "method": f"{config.method.name}, {trainable:,} trainable ({100 * trainable / total:.3f} %)",
         "data": _data_line(data),
         "steps": f"{steps:,} of {batch} examples, learning rate {training.learning_rate:g}",
-        "memory": _memory_line(memory),
+        "memory": _memory_line(memory, training.precision),
         "output": config.output,
     }
     table = Table.grid(padding=(0, 2))
@@ -87,13 +88,14 @@ def _data_line(data: PreparedData) -> str:
     return line + (f"; {cut:,} training examples cut to {data.max_length} tokens" if cut else "")
 
 
-def _memory_line(memory: MemoryEstimate) -> str:
+def _memory_line(memory: MemoryEstimate, precision: str) -> str:
     parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
     if memory.activations is not None:
         parts["activations"] = memory.activations
     listed = ", ".join(f"{name} {_mebibytes(size)}" for name, size in parts.items())
     beside = "" if memory.activations is not None else ", activations unknown"
-    return f"about {_mebibytes(memory.total)} ({listed}{beside})"
+    without = "" if precision == "float32" else f"; as without {precision} autocast"
+    return f"about {_mebibytes(memory.total)} ({listed}{beside}){without}"
 
 
 def _mebibytes(size: int) -> str:
@@ -124,6 +126,6 @@ def paths(folder: RunFolder) -> str:
         "result": folder.result,
     }
     lines = {name: str(path) for name, path in parts.items() if path.exists()}
-    lines["evaluate"] = f"linchain evaluate {folder.path}"
-    lines["export"] = f"linchain export {folder.adapter} {folder.path / 'lora'} --to lora"
+    lines["evaluate"] = shlex.join(["linchain", "evaluate", str(folder.path)])
+    lines["export"] = shlex.join(["linchain", "export", str(folder.adapter), str(folder.path / "lora"), "--to", "lora"])
     return "\n".join(f"{name:<12} {line}" for name, line in lines.items())
