@@ -16,10 +16,11 @@ from linchain.tasks.records import Record
 PACKAGES = ("linchain", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors")
 
 
-def describe_environment(model_folder: Path | None, data: dict[str, list[Record]]) -> dict[str, Any]:
-    """The content of environment.json: `model_folder` holds the base model's files, `data` each split's records."""
+def describe_environment(model: str, data: dict[str, list[Record]]) -> dict[str, Any]:
+    """The content of environment.json: `model` is what the base model was loaded from, `data` each split's records."""
     import torch
 
+    folder = model_files(model)
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
@@ -27,7 +28,8 @@ def describe_environment(model_folder: Path | None, data: dict[str, list[Record]
         "devices": devices or ["cpu"],
         "threads": torch.get_num_threads(),
         "commit": git_commit(Path.cwd()),
-        "model": hash_model(model_folder) if model_folder else None,
+        "model": hash_model(folder),
+        "model_commit": folder.name if folder.parent.name == "snapshots" else None,
         "data": {split: {"records": len(records), "sha256": hash_records(records)} for split, records in data.items()},
     }
 
@@ -42,6 +44,13 @@ def git_commit(folder: Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+changes" if changes else "")
+
+
+def model_files(model: str) -> Path:
+    """The folder that holds the files of a model that has been loaded, which for a Hub name is the cache's snapshot."""
+    from transformers.utils import cached_file
+
+    return Path(str(cached_file(model, "config.json"))).parent
 
 
 def hash_model(folder: Path) -> dict[str, str]:

@@ -121,8 +121,7 @@ def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData) 
     """Configuration and environment of a new run; for a resumed one, refuse data or a model that have changed."""
     from linchain.training.environment import describe_environment
 
-    local = Path(model_path(config.model.name))
-    now = describe_environment(local if local.is_dir() else None, data.records)
+    now = describe_environment(model_path(config.model.name), data.records)
     if folder.state == "interrupted" and folder.environment.is_file():
         then = read_json(folder.environment)
         for part in ("model", "data"):
