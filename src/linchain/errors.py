@@ -34,3 +34,8 @@ def unknown_name(kind: str, name: str, accepted: Iterable[str]) -> LinchainError
     close = nearest(name, accepted)
     hint = f"; did you mean {close!r}?" if close else "."
     return LinchainError(f"unknown {kind} {name!r}{hint} Accepted: {', '.join(accepted)}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -6,6 +6,7 @@ The commands run in this process; training is forbidden for the whole module.
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -229,12 +230,22 @@ EVALUATE = [
     (
         "adapter_for_another_width",
         ["adapter", "--model", "./wide", "--data", "good.jsonl"],
-        ["adapter adapter was made for another model", "with 32 inputs, where the model has 48"],
+        ["adapter adapter was made for another model", "has shape (4, 32), the base model needs (4, 48)"],
     ),
     (
         "adapter_for_other_modules",
         ["adapter", "--model", "./gpt2", "--data", "good.jsonl"],
-        ["adapter adapter was made for another model", "which the model does not have"],
+        ["adapter adapter was made for another model", "Target modules", "not found"],
+    ),
+    (
+        "adapter_without_chains",
+        ["no_chains", "--data", "good.jsonl"],
+        ["no_chains has no base_model.model.model.layers.0.self_attn.q_proj.lora_A.chain (2 tensors missing)"],
+    ),
+    (
+        "adapter_with_more",
+        ["more_tensors", "--data", "good.jsonl"],
+        ["it has base_model.model.model.layers.0.self_attn.q_proj.lora_mixer", "1 tensors left over"],
     ),
     ("damaged_adapter", ["damaged_adapter", "--data", "good.jsonl"], ["adapter 'damaged_adapter' cannot be loaded"]),
     (
@@ -262,6 +273,8 @@ def _make_models(folder: Path, tiny_model: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
+    from linchain import LinChainConfig
+
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     config = model.config
     get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(folder / "adapter")
@@ -273,8 +286,21 @@ def _make_models(folder: Path, tiny_model: Path) -> None:
     LlamaForCausalLM(config).save_pretrained(folder / "wide")
     sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": config.vocab_size}
     GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(folder / "gpt2")
+    chained = AutoModelForCausalLM.from_pretrained(tiny_model)
+    get_peft_model(chained, LinChainConfig(r=4, target_modules=["q_proj"])).save_pretrained(folder / "no_chains")
+    shutil.copytree(folder / "no_chains", folder / "more_tensors")
+    _edit_adapter(folder / "no_chains", lambda tensors: {k: t for k, t in tensors.items() if "chain" not in k})
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_mixer.weight"
+    _edit_adapter(folder / "more_tensors", lambda tensors: tensors | {key: next(iter(tensors.values())).clone()})
     shutil.copytree(folder / "adapter", folder / "damaged_adapter")
     _cut(folder / "damaged_adapter" / "adapter_model.safetensors")
+
+
+def _edit_adapter(folder: Path, edit: Callable[[dict], dict]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "adapter_model.safetensors"
+    save_file(edit(load_file(path)), path, {"format": "pt"})
 
 
 def _cut(path: Path) -> None:

@@ -132,7 +132,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Any] | None, list[str], str]] = 
         "linchain",
         _edit(target_modules=["query_key_value"]),
         ["--to", "lora"],
-        "the adapter is for another model: Target modules {'query_key_value'} not found",
+        "Target modules {'query_key_value'} not found",
     ),
     "LoRA to LoRA": ("lora", None, ["--to", "lora"], "is a LoRA adapter already"),
     "LinChain to LinChain": ("linchain", None, ["--to", "linchain"], "is a LinChain adapter already"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from linchain.convert.fork import Fork
-from linchain.errors import LinchainError
-from linchain.evaluation.models import LABELS_FILE, adapter_labels, load_model_config, model_path
+from linchain.errors import LinchainError, first_line
+from linchain.evaluation.models import LABELS_FILE, adapter_labels, head_options, load_model_config, model_path
+from linchain.methods.attach import attach
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -45,7 +45,7 @@ class BaseModel:
         self.config = load_model_config(name)
         self._task_type = adapter.task_type
         self._rows = _saved_vocabulary(tensors)
-        for option, value in _head_options(adapter, tensors, folder).items():
+        for option, value in _head(adapter, tensors, folder).items():
             setattr(self.config, option, value)
 
     @property
@@ -99,50 +99,6 @@ def load_checkpoint(
         raise LinchainError(f"{what} cannot be loaded: {first_line(error)}") from error
 
 
-def first_line(error: Exception) -> str:
-    """The first line of a library's message that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def attach(model: PreTrainedModel, config: LoraConfig, tensors: dict[str, Tensor]) -> PeftModel:
-    """Put an adapter on `model`, in place, for evaluation.
-
-    Raises LinchainError where it was made for another model: target modules that `model` does not have, tensors of
-    other shapes, tensors that are missing or left over.
-    """
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
-    config = copy.deepcopy(config)
-    config.base_model_name_or_path = None  # PEFT fills it in, and would remark on another name
-    try:
-        peft_model = get_peft_model(model, config)
-    except LinchainError:
-        raise
-    except ValueError as error:
-        raise LinchainError(f"the adapter is for another model: {error}") from error
-    expected = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
-    for key, tensor in tensors.items():
-        if key in expected and expected[key].shape != tensor.shape:
-            raise LinchainError(
-                f"the adapter is for another model: {key} has shape {tuple(tensor.shape)}, "
-                f"the base model needs {tuple(expected[key].shape)}"
-            )
-    if missing := sorted(expected.keys() - tensors.keys()):
-        raise LinchainError(
-            f"the adapter has no {missing[0]} ({len(missing)} tensors missing), which the base model needs"
-        )
-    try:
-        loaded: Any = set_peft_model_state_dict(peft_model, tensors)
-    except (KeyError, RuntimeError) as error:
-        raise LinchainError(f"the adapter is for another model: {first_line(error)}") from error
-    if left_over := loaded.unexpected_keys:
-        raise LinchainError(
-            f"the adapter is for another model: it has {left_over[0]} ({len(left_over)} tensors left over), "
-            "for which the base model has no place"
-        )
-    return peft_model.eval()
-
-
 def attach_fork(model: PreTrainedModel, fork: Fork) -> PeftModel:
     """Put a fork's adapter on `model` as it was trained: its mixers, biases and all, behind A."""
     peft_model = attach(model, fork.config, fork.tensors)
@@ -177,11 +133,11 @@ def _saved_vocabulary(tensors: dict[str, Tensor]) -> int | None:
     return next((tensor.shape[0] for key, tensor in tensors.items() if _EMBEDDING_KEY.search(key)), None)
 
 
-def _head_options(adapter: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> dict[str, Any]:
+def _head(adapter: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> dict[str, Any]:
     """What a classifier's head is made with: the classes' names where the folder has them, else their number."""
     if adapter.task_type not in ("SEQ_CLS", "TOKEN_CLS"):
         return {}
-    if (folder / LABELS_FILE).is_file() and (names := adapter_labels(folder).names):
-        return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    if (folder / LABELS_FILE).is_file():
+        return head_options(adapter_labels(folder))
     classes = [t.shape[0] for key, t in tensors.items() if key.endswith(_CLASSIFIER_HEADS) and ".lora_" not in key]
     return {"num_labels": classes[0]} if classes else {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from linchain.convert import verify
 from linchain.convert.adapter import CONFIG_FILE, AdapterFiles, read_adapter, write_adapter
-from linchain.convert.base import BaseModel, attach, attach_fork, load_checkpoint
+from linchain.convert.base import BaseModel, attach_fork, load_checkpoint
 from linchain.convert.fold import cast, fold_adapter
 from linchain.convert.fork import Fork, read_fork
 from linchain.convert.lora_to_linchain import add_identity_chains
@@ -20,6 +20,7 @@ from linchain.convert.merge import config_with_biases, merged_model, refuse_quan
 from linchain.convert.readme import adapter_readme
 from linchain.errors import LinchainError, unknown_name
 from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
+from linchain.methods.attach import attach
 from linchain.training.run_folder import check_writable
 from linchain.tuners.registration import LinChainConfig
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from linchain.convert.base import BaseModel, attach
+from linchain.convert.base import BaseModel
 from linchain.errors import LinchainError
+from linchain.methods.attach import attach
 
 if TYPE_CHECKING:
     from peft import LoraConfig

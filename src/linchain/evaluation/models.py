@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from linchain.errors import LinchainError, nearest
+from linchain.errors import LinchainError, first_line, nearest
+from linchain.methods.attach import attach
 from linchain.tasks.encoding import pad_token_id
 from linchain.tasks.sentence_pair import Labels
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 STARTER = "starter"
@@ -99,7 +99,7 @@ def load_model(
     loader: Any = transformers.AutoModelForCausalLM
     if labels is not None:
         loader = transformers.AutoModelForSequenceClassification
-        options |= _head_options(labels)
+        options |= head_options(labels)
     try:
         model, info = loader.from_pretrained(model_path(name), output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -119,7 +119,8 @@ def load_model(
     return model
 
 
-def _head_options(labels: Labels) -> dict[str, Any]:
+def head_options(labels: Labels) -> dict[str, Any]:
+    """What a classifier's configuration says of its classes; of a regression where there are none."""
     if labels.names is None:
         return {"num_labels": 1, "problem_type": "regression"}
     return {
@@ -139,17 +140,27 @@ def context_length(config: PreTrainedConfig) -> int | None:
     return positions
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
-    """`model` with the adapter in `folder`; LinchainError where the adapter was made for another model."""
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """`model` with the adapter in `folder`, from safetensors only, for evaluation.
+
+    LinchainError where the adapter was made for another model, or lacks tensors that it needs.
+    """
     import peft
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     import linchain.tuners.registration  # noqa: F401  registers our methods with PEFT
 
-    check_adapter_fits(model, folder)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise LinchainError(f"adapter {folder} has no {ADAPTER_WEIGHTS} (weights are read from safetensors only)")
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    except LinchainError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _cannot_load("adapter", str(folder), error) from error
+    return attach(model, config, tensors, f"adapter {folder}")
 
 
 def adapter_base(folder: Path) -> str:
@@ -158,33 +169,6 @@ def adapter_base(folder: Path) -> str:
     if not base:
         raise LinchainError(f"adapter {folder} does not say which model it was trained on; name it with --model")
     return base
-
-
-def check_adapter_fits(model: nn.Module, folder: Path) -> None:
-    """Compare the adapter's tensors with `model` by name and width; LinchainError names the first that does not fit."""
-    from safetensors import SafetensorError, safe_open
-
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise LinchainError(f"adapter {folder} has no {ADAPTER_WEIGHTS} (weights are read from safetensors only)")
-    modules = dict(model.named_modules())
-    try:
-        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as tensors:
-            shapes = {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise _cannot_load("adapter", str(folder), error) from error
-    for key, shape in shapes.items():
-        name = key.removeprefix("base_model.model.").partition(".lora_")[0]
-        if ".lora_" not in key:
-            continue
-        width = getattr(modules.get(name), "in_features", None)
-        if name not in modules:
-            problem = f"it adapts {name}, which the model does not have"
-        elif key.endswith(".lora_A.weight") and len(shape) == 2 and width not in (None, shape[1]):
-            problem = f"it adapts {name} with {shape[1]} inputs, where the model has {width}"
-        else:
-            continue
-        base = _adapter_config(folder).get("base_model_name_or_path")
-        raise LinchainError(f"adapter {folder} was made for another model ({base}): {problem}")
 
 
 def adapter_labels(folder: Path) -> Labels:
@@ -232,5 +216,4 @@ def _similar_folder(path: Path) -> str:
 
 
 def _cannot_load(kind: str, name: str, error: Exception) -> LinchainError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return LinchainError(f"{kind} {name!r} cannot be loaded: {lines[0] if lines else type(error).__name__}")
+    return LinchainError(f"{kind} {name!r} cannot be loaded: {first_line(error)}")
