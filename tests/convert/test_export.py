@@ -238,6 +238,33 @@ def test_a_wrong_export_is_not_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "out"]
 
 
+def test_a_lost_adapter_does_not_pass_in_16_bits(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter(tiny_model, tmp_path / "adapter", lora_alpha=0.001)
+    module = sys.modules["linchain.convert.export"]
+
+    def lost(to: str, base: Any, part: Path, batch: verify.Batch) -> list[Tensor]:
+        return verify.logits(base.load(torch.float32), batch)
+
+    monkeypatch.setattr(module, "_written", lost)
+    with pytest.raises(LinchainError, match=r"was not written.*use --dtype float32 or --to lora"):
+        export(tmp_path / "adapter", tmp_path / "out", "merged", dtype="bfloat16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_merged_decoder_classifier_takes_padded_batches(tiny_model: Path, tmp_path: Path) -> None:
+    adapter(tiny_model, tmp_path / "adapter", AutoModelForSequenceClassification, task_type="SEQ_CLS")
+    export(tmp_path / "adapter", tmp_path / "out", "merged")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    texts = ["short", "a text that is rather longer"]
+    with torch.no_grad():
+        batch = merged(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        alone = torch.cat([merged(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+    torch.testing.assert_close(batch, alone, rtol=1e-4, atol=1e-4)
+
+
 def test_not_a_number_does_not_pass() -> None:
     batch = verify.Batch([torch.tensor([[1]])], "one")
     one, nan = [torch.ones(1, 1)], [torch.full((1, 1), torch.nan)]

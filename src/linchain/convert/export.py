@@ -21,6 +21,7 @@ from linchain.convert.readme import adapter_readme
 from linchain.errors import LinchainError, unknown_name
 from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
 from linchain.methods.attach import attach
+from linchain.tasks.encoding import pad_token_id
 from linchain.training.run_folder import check_writable
 from linchain.tuners.registration import LinChainConfig
 
@@ -110,7 +111,7 @@ def export(
     before, plain = _reference(source, base, batch)
     with _staged(out) as part:
         if to == "merged":
-            description, rounded = _write_merged(source, base, part, written_dtype)
+            description, rounded = _write_merged(source, base, part, written_dtype, tokenizer)
         else:
             description = _write_adapter(source, to, base, part, written_dtype)
             rounded = written_dtype or (torch.bfloat16 if base.quantization else torch.float32)
@@ -119,7 +120,9 @@ def export(
         after = _written(to, base, part, batch)
         comparison = verify.compare(before, after, plain, rounded, batch)
         if not comparison.passed:
-            raise LinchainError(f"the export is not what the adapter computes, and was not written: {comparison}")
+            raise LinchainError(
+                f"the export is not what the adapter computes, and was not written: {comparison}{comparison.advice}"
+            )
     return Export(out, description, comparison)
 
 
@@ -227,8 +230,12 @@ def _write_adapter(source: _Source, to: str, base: BaseModel, part: Path, dtype:
     return description
 
 
-def _write_merged(source: _Source, base: BaseModel, part: Path, dtype: torch.dtype | None) -> tuple[str, torch.dtype]:
+def _write_merged(
+    source: _Source, base: BaseModel, part: Path, dtype: torch.dtype | None, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[str, torch.dtype]:
     merged = merged_model(base, source.config, source.tensors, dtype, source.output_biases)
+    if source.config.task_type == "SEQ_CLS" and tokenizer is not None and merged.config.pad_token_id is None:
+        merged.config.pad_token_id = pad_token_id(tokenizer)  # a decoder finds the last token of a padded text by it
     try:
         merged.save_pretrained(str(part))
     except ValueError as error:  # transformers does not save a generation configuration that contradicts itself
@@ -264,15 +271,23 @@ def _staged(out: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` at the end. After an error it is gone, and `out` as it was."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True) as scratch:
-            part = Path(scratch) / "new"
-            part.mkdir()
-            yield part
+        scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+    with scratch:
+        part = Path(scratch.name) / "new"
+        part.mkdir()
+        yield part
+        try:
             for weights in part.glob("*.safetensors"):
                 # safetensors makes its files readable for their owner alone
                 shutil.copymode(next(part.glob("*.json")), weights)
             if out.exists():
-                out.rename(Path(scratch) / "old")
+                out.rename(Path(scratch.name) / "old")
             part.rename(out)
-    except OSError as error:
-        raise LinchainError(f"output folder {out} cannot be written: {error}") from error
+        except OSError as error:
+            raise _cannot_write(out, error) from error
+
+
+def _cannot_write(out: Path, error: OSError) -> LinchainError:
+    return LinchainError(f"output folder {out} cannot be written: {error}")

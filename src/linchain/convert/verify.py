@@ -49,7 +49,9 @@ class Comparison:
         difference: The largest absolute difference.
         scale: The largest absolute logit before.
         effect: The largest absolute difference that the adapter itself makes to the base model's logits.
-        tolerance: The largest difference allowed: the dtype's share of max(1, scale).
+        tolerance: The largest difference allowed: `rounding`, but less than half of an effect that can be told from
+            float32's own rounding, so that an adapter which was lost does not pass.
+        rounding: The dtype's share of max(1, scale).
         batch: What they were computed on.
     """
 
@@ -57,12 +59,20 @@ class Comparison:
     scale: float
     effect: float
     tolerance: float
+    rounding: float
     batch: str
 
     @property
     def passed(self) -> bool:
         """False, too, where a logit is not a number."""
         return self.difference <= self.tolerance
+
+    @property
+    def advice(self) -> str:
+        """What to do where rounding alone may have lost too much of the adapter; empty elsewhere."""
+        if not self.tolerance < self.difference <= self.rounding:
+            return ""
+        return ". In this dtype too much of the adapter is lost: use --dtype float32 or --to lora"
 
     def __str__(self) -> str:
         return (
@@ -112,11 +122,14 @@ def compare(
 ) -> Comparison:
     """Compare logits of the adapter (`before`), of what was written (`after`) and of the base model alone (`base`)."""
     scale = max(float(tensor.abs().max()) for tensor in before)
+    effect = _largest_difference(before, base)
+    rounding, exact = (TOLERANCES[kind] * max(1.0, scale) for kind in (dtype, torch.float32))
     return Comparison(
         difference=_largest_difference(before, after),
         scale=scale,
-        effect=_largest_difference(before, base),
-        tolerance=TOLERANCES[dtype] * max(1.0, scale),
+        effect=effect,
+        tolerance=min(rounding, max(exact, effect / 2)) if effect > exact else rounding,
+        rounding=rounding,
         batch=str(batch),
     )
 
