@@ -4,7 +4,10 @@ import json
 import signal
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from linchain.errors import LinchainError
 from linchain.training.evaluate import Question, evaluate_target
@@ -167,10 +170,19 @@ def test_scores_do_not_depend_on_the_precision_of_the_training(configure):
     config = configure(
         "half",
         data={"validation_size": 6},
-        training={"max_steps": 1, "precision": "bfloat16", "learning_rate": 1e-30, "eval_steps": 1},
+        training={"max_steps": 2, "precision": "bfloat16", "learning_rate": 1e-30, "eval_steps": 1},
         evaluation={"metric": "loss"},
     )
+    autocast = {True: set(), False: set()}  # by whether the model trains
+
+    def note(module, _):
+        if isinstance(module, nn.Embedding):
+            autocast[module.training].add(torch.is_autocast_enabled(module.weight.device.type))
+
+    hook = register_module_forward_pre_hook(note)
     result = train(config)
+    hook.remove()
+    assert autocast == {True: {True}, False: {False}}
     before, after = (result["scores"][stage][0]["value"] for stage in ("before", "after"))
     evaluated = evaluate_target(Question(config.output, None, {}))
     assert before == after == evaluated.scores[0].value
