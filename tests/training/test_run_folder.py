@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from linchain.errors import LinchainError
-from linchain.training.run_folder import RunFolder, check_writable, read_jsonl, write_json, write_jsonl
+from linchain.files import check_writable
+from linchain.training.run_folder import RunFolder, read_jsonl, write_json, write_jsonl
 
 
 @pytest.fixture

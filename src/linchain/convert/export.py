@@ -20,9 +20,9 @@ from linchain.convert.merge import config_with_biases, merged_model, refuse_quan
 from linchain.convert.readme import adapter_readme
 from linchain.errors import LinchainError, unknown_name
 from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
+from linchain.files import check_writable
 from linchain.methods.attach import attach
 from linchain.tasks.encoding import pad_token_id
-from linchain.training.run_folder import check_writable
 from linchain.tuners.registration import LinChainConfig
 
 if TYPE_CHECKING:

@@ -25,12 +25,13 @@ from linchain.evaluation.models import (
 from linchain.evaluation.predict import EvaluationData, check_context, predict, prepare
 from linchain.evaluation.progress import evaluation_progress
 from linchain.evaluation.scores import Score, score
+from linchain.files import check_writable
 from linchain.tasks.formats import get_format
 from linchain.tasks.records import read_records, rename_columns
 from linchain.training.config import RunConfig
 from linchain.training.load_config import build_config, load_config
 from linchain.training.prepare import choose_max_length
-from linchain.training.run_folder import RunFolder, check_writable, write_jsonl
+from linchain.training.run_folder import RunFolder, write_jsonl
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from linchain.errors import LinchainError
+from linchain.files import check_writable
 
 State = Literal["new", "interrupted", "complete", "foreign"]
 
@@ -114,18 +114,6 @@ class RunFolder:
 def checkpoint_step(checkpoint: Path) -> int:
     """The step that a folder `checkpoint-<step>` was written at."""
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def check_writable(path: Path) -> None:
-    """Raise LinchainError where the folder `path` could not be created or written to."""
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        raise LinchainError(f"output folder {path} cannot be created: {existing} is a file")
-    try:
-        # os.access lies for root, on read-only mounts and on network file systems: try it
-        tempfile.TemporaryFile(dir=existing).close()
-    except OSError as error:
-        raise LinchainError(f"output folder {path}: no permission to write in {existing} ({error.strerror})") from error
 
 
 def write_text(path: Path, text: str) -> None:
