@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from linchain.errors import LinchainError
+from linchain.evaluation.models import context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,8 +86,8 @@ def make_batch(
     tokenizer: PreTrainedTokenizerBase | None, config: Any, text: Path | None = None, seed: int = 0
 ) -> Batch:
     """The texts to compare on: lines of the file `text`, else sentences of ours; random ids without a tokenizer."""
+    longest = min(MAX_TOKENS, context_length(config) or MAX_TOKENS)
     config = config.get_text_config()
-    longest = min(MAX_TOKENS, getattr(config, "max_position_embeddings", None) or MAX_TOKENS)
     if tokenizer is None:
         if text is not None:
             raise LinchainError(
