@@ -20,6 +20,16 @@ def file(tmp_path):
     return path
 
 
+def test_another_method_keeps_the_options_that_both_have(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "model: starter\ndata: {train: a.jsonl}\nmethod: {name: linchain, r: 8, chain_length: 2, target_modules: all-linear}"
+    )
+    for override in ("method=lora", "method.name=lora"):
+        method = load_config(file, [override]).method
+        assert (method.name, method.options) == ("lora", {"r": 8, "target_modules": "all-linear"})
+
+
 def test_override_beats_file_beats_default(file):
     config = load_config(file, ["training.learning_rate=3e-4", "method.r=4", "evaluation.limit=10"])
     assert config.training.learning_rate == 3e-4

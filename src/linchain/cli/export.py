@@ -51,9 +51,11 @@ def export(
     from rich.console import Console
 
     from linchain.cli.quiet import quiet_libraries
-    from linchain.convert import export as run
 
     quiet_libraries()
+
+    from linchain.convert import export as run
+
     done = run(
         adapter,
         out,

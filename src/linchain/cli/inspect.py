@@ -154,7 +154,7 @@ def _print_adapter(report: AdapterReport) -> None:
     tensors = _table("tensor", "shape", "dtype", "count")
     for group in report.tensors:
         tensors.add_row(group.key, " x ".join(map(str, group.shape)), group.dtype, str(group.count))
-    ranks = _table("update", "rank", "entropy rank", "stable rank")
+    ranks = _table("update", "rank at most", "entropy rank", "stable rank")
     for row in report.ranks:
         ranks.add_row(row.module, str(row.rank), f"{row.entropy:.2f}", f"{row.stable:.2f}")
     for table in (config, tensors, ranks):

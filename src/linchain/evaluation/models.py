@@ -216,4 +216,6 @@ def _similar_folder(path: Path) -> str:
 
 
 def _cannot_load(kind: str, name: str, error: Exception) -> LinchainError:
-    return LinchainError(f"{kind} {name!r} cannot be loaded: {first_line(error)}")
+    looked_up = name != STARTER and not Path(name).expanduser().exists()
+    where = "; there is no such folder, so it was looked up as a Hub name" if looked_up else ""
+    return LinchainError(f"{kind} {name!r} cannot be loaded{where}: {first_line(error)}")

@@ -68,6 +68,7 @@ def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
     rows = {
         "model": f"{config.model.name}, {total - trainable:,} parameters frozen",
         "method": f"{config.method.name}, {trainable:,} trainable ({100 * trainable / total:.3f} %)",
+        "": _adapter_line(model),
         "data": _data_line(data),
         "steps": f"{steps:,} of {batch} examples, learning rate {training.learning_rate:g}",
         "memory": _memory_line(memory, training.precision),
@@ -77,6 +78,16 @@ def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
     for name, text in rows.items():
         table.add_row(Text(name, style="bold"), Text(text))
     return table
+
+
+def _adapter_line(model: Any) -> str:
+    """Rank, alpha and targets as they came to be: what makes two methods comparable, or not."""
+    config = model.active_peft_config
+    targets = config.target_modules
+    named = (
+        ", ".join(sorted({name.rpartition(".")[2] for name in targets})) if not isinstance(targets, str) else targets
+    )
+    return f"r {config.r}, lora_alpha {config.lora_alpha}, on {named}"
 
 
 def _data_line(data: PreparedData) -> str:

@@ -22,7 +22,8 @@ NAMED_SECTIONS = ("model", "method")
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in the YAML file `path` with `key.key=value` overrides applied in their order.
 
-    Precedence: override, then file, then default. An override of a whole section (`method=lora`) replaces it.
+    Precedence: override, then file, then default. `method=lora` changes the method and keeps the options that both
+    methods have, so that they are compared alike; an override of any other whole section replaces it.
 
     Raises LinchainError: one message that lists every mistake, each with its key, its value and what is accepted.
     """
@@ -90,6 +91,9 @@ def _apply(values: dict[str, Any], override: str) -> str | None:
         parsed = parse_yaml(value, "value") if value.strip() else None
     except LinchainError as error:
         return f"override {override!r}: {error}"
+    if key.strip() in ("method", "method.name") and isinstance(parsed, str):
+        values["method"] = _other_method(values.get("method"), parsed)
+        return None
     *sections, last = key.strip().split(".")
     inside = values
     for section in sections:
@@ -102,6 +106,15 @@ def _apply(values: dict[str, Any], override: str) -> str | None:
         inside = inside[section]
     inside[last] = parsed
     return None
+
+
+def _other_method(before: Any, name: str) -> Any:
+    """The section `method` with another name and those of its options that the method of that name has, too."""
+    from linchain import methods
+
+    if not isinstance(before, dict) or name not in methods.names():
+        return name
+    return {"name": name} | {key: value for key, value in before.items() if key in methods.get(name).options}
 
 
 def _method_mistakes(method: Any) -> list[str]:
