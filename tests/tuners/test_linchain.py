@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from linchain import LinChainConfig, LinchainError
-from linchain.ops import reference, unstack
+from linchain.ops import reference
 
 from .common import EXACT, linchain, mlp, x
 
@@ -306,4 +306,3 @@ def test_lora_itself_is_untouched() -> None:
     model = get_peft_model(mlp(), LoraConfig(r=4, target_modules=["0"]))
     assert type(model.base_model) is LoraModel
     assert type(model.base_model.model[0]).__module__ == "peft.tuners.lora.layer"
-    assert unstack(torch.zeros(2, 3, 2))[0].shape == (2, 2)

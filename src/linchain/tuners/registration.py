@@ -24,7 +24,7 @@ def _add_peft_type(name: str) -> PeftType:
     if name not in PeftType.__members__:
         member = str.__new__(PeftType, name)
         member._name_ = member._value_ = name
-        # not setattr: EnumType's refuses nothing yet, but members are set on the class before they enter the map
+        # what Enum's own metaclass does for a member while it builds the class
         type.__setattr__(PeftType, name, member)
         PeftType._member_map_[name] = member
         PeftType._value2member_map_[name] = member
