@@ -1,7 +1,7 @@
-"""LinChain for Hugging Face PEFT.
+"""LinChain and Bone for Hugging Face PEFT.
 
-Importing this package registers its method with PEFT, so that `get_peft_model`, `PeftModel.from_pretrained` and all that is
-built on them know the type `LINCHAIN`.
+Importing this package registers its methods with PEFT, so that `get_peft_model`, `PeftModel.from_pretrained` and all that is
+built on them know the types `LINCHAIN` and `BONE`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "BoneConfig": "linchain.tuners.bone.config",
+    "BoneModel": "linchain.tuners.bone.model",
     "LinChainConfig": "linchain.tuners.linchain.config",
     "LinChainModel": "linchain.tuners.linchain.model",
     "LinchainError": "linchain.errors",
     "fold_to_lora": "linchain.convert",
 }
-__all__ = ["LinChainConfig", "LinChainModel", "LinchainError", "__version__", "fold_to_lora"]
+__all__ = ["BoneConfig", "BoneModel", "LinChainConfig", "LinChainModel", "LinchainError", "__version__", "fold_to_lora"]
 
 
 def __getattr__(name: str) -> Any:

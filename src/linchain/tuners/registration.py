@@ -55,8 +55,11 @@ def _refuse_chains_in(module: Any, name: str, feature: str) -> None:
 
 
 LINCHAIN = _add_peft_type("LINCHAIN")
+BONE = _add_peft_type("BONE")
 
-from linchain.tuners.linchain.chain import has_chain  # noqa: E402  (needs the type)
+from linchain.tuners.bone.config import BoneConfig  # noqa: E402  (needs the type)
+from linchain.tuners.bone.model import BoneModel  # noqa: E402
+from linchain.tuners.linchain.chain import has_chain  # noqa: E402
 from linchain.tuners.linchain.config import LinChainConfig  # noqa: E402
 from linchain.tuners.linchain.hotswap import pad_chained, swap_with_chains  # noqa: E402
 from linchain.tuners.linchain.loraplus import speed_up_chains  # noqa: E402
@@ -76,3 +79,6 @@ if LINCHAIN not in PEFT_TYPE_TO_TUNER_MAPPING:
     _refuse_chains_in(optimizers, "create_riemannian_optimizer", "the Riemannian optimizer")
     _refuse_chains_in(optimizers, "create_lorafa_optimizer", "LoRA-FA")
     _refuse_chains_in(loftq_utils, "replace_lora_weights_loftq", "LoftQ")
+
+if BONE not in PEFT_TYPE_TO_TUNER_MAPPING:
+    register_peft_method(name="bone", config_cls=BoneConfig, model_cls=BoneModel, prefix="bone_")

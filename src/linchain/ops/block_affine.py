@@ -1,0 +1,281 @@
+"""Bone's block-affine updates: the adapted layers' forward and backward, and the dense weights that merging needs.
+
+A weight W (out, in) is cut into r×r blocks W_ac (a: output block, c: input block); with J = in/r and O = out/r,
+
+- col:   W'_ac = W_ac (I + B_a) + B_a, one block a row of blocks, B of shape (O, r, r);
+- row:   W'_ac = W_ac (I + B_c) + B_c, one block a column of blocks, B of shape (J, r, r);
+- plain: W'_ac = W_ac + D_aᵀ, without the weight's guidance, D of shape (r, out); `in` need not be divisible by r.
+
+col and row are the two forms of Bone (arXiv 2409.15371 v3, "block affine"), plain is what its later versions call MiSS.
+
+Nothing here keeps a tensor of the weight's size for the backward: that of x and of the blocks is all that is saved, and
+col's adapted weight is built anew in the backward, so many output blocks at a time. Over a bfloat16 or float16 weight the
+blocks stay float32 masters. What B adds by itself (the `+ B`) is computed from Σ_c x_c and added to the output, because in
+a rounded W' a small B would be lost; what it multiplies is rounded as the weight itself is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Bytes of the temporary that holds rows of the adapted weight (col).
+CHUNK_BYTES = 128 * 2**20
+
+# Reads dense rows [start, stop) of a quantised weight, shape (stop - start, in).
+Rows = Callable[[int, int], Tensor]
+
+
+def sum_tiles(x: Tensor, r: int) -> Tensor:
+    """Σ_c x_c: the sum of the r-wide tiles of the last dimension, in x's dtype; a last tile that is short counts as padded.
+
+    >>> sum_tiles(torch.arange(5.0), 2)
+    tensor([6., 4.])
+    """
+    whole = x.shape[-1] // r * r
+    total = x[..., :whole].unflatten(-1, (-1, r)).sum(-2)
+    if whole == x.shape[-1]:
+        return total
+    return total + torch.nn.functional.pad(x[..., whole:], (0, r - x.shape[-1] + whole))
+
+
+def add_low_rank(y: Tensor, s: Tensor, d: Tensor) -> Tensor:
+    """y + s D, in place where autograd runs eagerly: no second tensor of the output's size.
+
+    Args:
+        y: (*, out), given away.
+        s: (*, r), in y's dtype.
+        d: (r, out), in y's dtype.
+    """
+    if torch.compiler.is_compiling():
+        return y + s @ d
+    with torch.autocast(device_type=y.device.type, enabled=False):
+        return _AddLowRank.apply(y, s, d)
+
+
+def add_tiled(y: Tensor, s: Tensor) -> Tensor:
+    """y with s (*, r) added to every r-wide tile of its last dimension; in place where autograd runs eagerly."""
+    if torch.compiler.is_compiling():
+        return (y.unflatten(-1, (-1, s.shape[-1])) + s.unsqueeze(-2)).flatten(-2)
+    return _AddTiled.apply(y, s)
+
+
+def row_mix(x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """What bone-row gives to the base layer and adds to its output: y = base(x + z) + tile(Σ_c z_c) with z_c = B_c x_c.
+
+    Args:
+        x: (*, in).
+        blocks: B, (in/r, r, r), of x's dtype or wider.
+
+    Returns:
+        x + z, (*, in), and Σ_c z_c, (*, r), both in x's dtype. Only x and B are saved for the backward.
+    """
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        return _RowMix.apply(x, blocks)
+
+
+def col_linear(
+    x: Tensor, blocks: Tensor, weight: Tensor | None, bias: Tensor | None = None, rows: Rows | None = None
+) -> Tensor:
+    """A linear layer with bone-col's weight: y_a = Σ_c W_ac (I + B_a) x_c + B_a Σ_c x_c (+ bias).
+
+    Args:
+        x: (*, in), of the weight's dtype.
+        blocks: B, (out/r, r, r), of that dtype or wider.
+        weight: W, (out, in); None where `rows` reads it.
+        bias: (out,), of the weight's dtype.
+        rows: Reads rows of W instead, a chunk at a time: for weights that are stored quantised.
+
+    Returns:
+        (*, out), in x's dtype. Saved for the backward: x, B and, as by any linear layer, the weight itself.
+    """
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        return _ColLinear.apply(x, blocks, weight, bias, rows)
+
+
+def adapted_weight(weight: Tensor, blocks: Tensor, form: str) -> Tensor:
+    """W' of shape (out, in), differentiable, in the wider of the two dtypes.
+
+    Args:
+        weight: W, (out, in).
+        blocks: B as in the module's docstring, for `form` "col", "row" or "plain".
+    """
+    dtype = torch.promote_types(weight.dtype, blocks.dtype)
+    weight, blocks = weight.to(dtype), blocks.to(dtype)
+    if form == "plain":
+        repeats = -(-weight.shape[1] // blocks.shape[0])
+        return weight + blocks.T.repeat(1, repeats)[:, : weight.shape[1]]
+    r = blocks.shape[-1]
+    if form == "col":
+        tiles = weight.reshape(blocks.shape[0], -1, r)  # (O, r·J, r)
+        moved = torch.baddbmm(tiles, tiles, blocks).unflatten(1, (r, -1)) + blocks.unsqueeze(2)
+        return moved.reshape(weight.shape)
+    tiles = weight.reshape(-1, r, blocks.shape[0], r)  # (O, r, J, r)
+    moved = torch.einsum("oijk,jkl->oijl", tiles, blocks) + tiles + blocks.transpose(0, 1)
+    return moved.reshape(weight.shape)
+
+
+def original_weight(adapted: Tensor, blocks: Tensor, form: str) -> Tensor:
+    """W from W': W_ac = (W'_ac − B)(I + B)⁻¹ (plain: W'_ac − D_aᵀ), solved and returned in the wider of the two dtypes.
+
+    Shapes as in `adapted_weight`. The error grows with `condition`.
+    """
+    if form == "plain":
+        return adapted_weight(adapted, -blocks, form)
+    dtype = torch.promote_types(adapted.dtype, blocks.dtype)
+    adapted, blocks = adapted.to(dtype), blocks.to(dtype)
+    r = blocks.shape[-1]
+    moved = torch.eye(r, dtype=dtype, device=blocks.device) + blocks
+    if form == "col":
+        tiles = adapted.reshape(blocks.shape[0], r, -1, r) - blocks.unsqueeze(2)
+        solved = torch.linalg.solve(moved, tiles.flatten(1, 2), left=False)
+        return solved.reshape(adapted.shape)
+    tiles = adapted.reshape(-1, r, blocks.shape[0], r) - blocks.transpose(0, 1)
+    solved = torch.linalg.solve(moved, tiles.permute(2, 0, 1, 3).flatten(1, 2), left=False)
+    return solved.unflatten(1, (-1, r)).permute(1, 2, 0, 3).reshape(adapted.shape)
+
+
+def condition(blocks: Tensor) -> float:
+    """The largest condition number (2-norm) of I + B over the blocks B, (blocks, r, r); in float32 or wider."""
+    blocks = blocks.to(torch.promote_types(blocks.dtype, torch.float32))
+    eye = torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
+    return float(torch.linalg.cond(eye + blocks).max())
+
+
+class _AddLowRank(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y: Tensor, s: Tensor, d: Tensor) -> Tensor:
+        ctx.save_for_backward(s, d)
+        ctx.mark_dirty(y)
+        y.view(-1, y.shape[-1]).addmm_(s.reshape(-1, s.shape[-1]), d)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        s, d = ctx.saved_tensors
+        with torch.autocast(device_type=g.device.type, enabled=False):
+            return g, g @ d.T, s.reshape(-1, s.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+
+
+class _AddTiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y: Tensor, s: Tensor) -> Tensor:
+        ctx.r = s.shape[-1]
+        ctx.mark_dirty(y)
+        y.unflatten(-1, (-1, ctx.r)).add_(s.unsqueeze(-2))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor]:
+        return g, sum_tiles(g, ctx.r)
+
+
+class _RowMix(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, blocks)
+        tiles = _tiles(x, blocks)
+        z = torch.bmm(tiles, blocks.to(x.dtype).mT)
+        total = z.sum(0)
+        return _untiled(z.add_(tiles), x), total.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, v: Tensor, d_total: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, blocks = ctx.saved_tensors
+        # z reaches the output through the base layer and through the sum
+        v_tiles = _tiles(v, blocks)
+        d_z = v_tiles + d_total.reshape(-1, d_total.shape[-1])
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            d_blocks = torch.bmm(d_z.mT, _tiles(x, blocks)).to(blocks.dtype) if ctx.needs_input_grad[1] else None
+            d_x = torch.baddbmm(v_tiles, d_z, blocks.to(x.dtype)) if ctx.needs_input_grad[0] else None
+        return None if d_x is None else _untiled(d_x, x), d_blocks
+
+
+def _tiles(x: Tensor, blocks: Tensor) -> Tensor:
+    """x (*, in) as a batch of its tiles: a view (J, tokens, r)."""
+    return x.reshape(-1, blocks.shape[0], blocks.shape[-1]).transpose(0, 1)
+
+
+def _untiled(tiles: Tensor, like: Tensor) -> Tensor:
+    return tiles.transpose(0, 1).reshape(like.shape)
+
+
+class _ColLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, blocks: Tensor, weight: Tensor | None, bias: Tensor | None, rows: Rows | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, blocks, weight)
+        ctx.rows = rows
+        tokens, r = x.reshape(-1, x.shape[-1]), blocks.shape[-1]
+        moving = blocks.to(x.dtype)
+        parts = [
+            torch.nn.functional.linear(tokens, _moved(dense, moving[chunk]))
+            for chunk, dense in _chunks(weight, rows, blocks, x)
+        ]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if bias is not None:
+            y += bias
+        y.addmm_(sum_tiles(tokens, r), moving.flatten(0, 1).T)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(device_type=g.device.type, enabled=False):
+            return _col_backward(ctx, g.reshape(-1, g.shape[-1]))
+
+
+def _col_backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients at x, B, W and the bias, for g of shape (tokens, out)."""
+    x, blocks, weight = ctx.saved_tensors
+    needs_x, needs_blocks, needs_weight, needs_bias, _ = ctx.needs_input_grad
+    tokens, r = x.reshape(-1, x.shape[-1]), blocks.shape[-1]
+    moving = blocks.to(x.dtype)
+    d_x, d_blocks, d_weight = None, None, []
+    # the parts that `+ B` has in both gradients, exact through Σ_c x_c
+    if needs_x:
+        d_x = (g @ moving.flatten(0, 1)).repeat(1, tokens.shape[-1] // r)
+    if needs_blocks:
+        d_blocks = (g.T @ sum_tiles(tokens, r)).view(blocks.shape).to(blocks.dtype)
+    for chunk, dense in _chunks(weight, ctx.rows, blocks, x):
+        g_chunk = g[:, chunk.start * r : chunk.stop * r]
+        if d_x is not None:
+            d_x.addmm_(g_chunk, _moved(dense, moving[chunk]))
+        if not (needs_blocks or needs_weight):
+            continue
+        d_moved = (g_chunk.T @ tokens).view(chunk.stop - chunk.start, -1, r)
+        if d_blocks is not None:
+            d_blocks[chunk] += torch.bmm(dense.reshape(d_moved.shape).mT, d_moved)
+        if needs_weight:
+            d_weight.append(torch.baddbmm(d_moved, d_moved, moving[chunk].mT).view(dense.shape))
+    return (
+        d_x.view(x.shape) if d_x is not None else None,
+        d_blocks,
+        torch.cat(d_weight) if needs_weight else None,
+        g.sum(0) if needs_bias else None,
+        None,
+    )
+
+
+def _chunks(weight: Tensor | None, rows: Rows | None, blocks: Tensor, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of output blocks with their dense rows of W, (blocks·r, in), in x's dtype: at most CHUNK_BYTES at a time."""
+    count, r = blocks.shape[0], blocks.shape[-1]
+    step = max(1, CHUNK_BYTES // (r * x.shape[-1] * x.element_size()))
+    for start in range(0, count, step):
+        chunk = slice(start, min(start + step, count))
+        first, last = chunk.start * r, chunk.stop * r
+        dense = weight[first:last] if rows is None else rows(first, last)  # type: ignore[index]
+        yield chunk, dense.to(x.dtype)
+
+
+def _moved(dense: Tensor, blocks: Tensor) -> Tensor:
+    """Rows of W (I + B): (n·r, in) for n blocks."""
+    tiles = dense.reshape(blocks.shape[0], -1, blocks.shape[-1])
+    return torch.baddbmm(tiles, tiles, blocks).view(dense.shape)

@@ -1,0 +1,129 @@
+"""`BoneModel`: PEFT's tuner that puts Bone's layers into a model, and checks first that its blocks fit."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner, _get_in_out_features
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_MISS_TARGET_MODULES_MAPPING,
+    get_quantization_kwargs,
+    resolve_quantization_backend,
+)
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from linchain.errors import LinchainError
+from linchain.tuners.bone.config import BoneConfig
+from linchain.tuners.bone.layer import BoneLayer
+
+
+class BoneModel(BaseTuner):
+    """Creates a Bone model from a pretrained one (arXiv 2409.15371 v3).
+
+    Args:
+        model: The model to adapt, in place.
+        config: A `BoneConfig`.
+        adapter_name: Name of the adapter.
+        low_cpu_mem_usage: Create the adapter on the meta device; its values come with a checkpoint.
+
+    >>> from peft import get_peft_model
+    >>> from torch import nn
+    >>> from linchain import BoneConfig
+    >>> model = get_peft_model(nn.Sequential(nn.Linear(64, 32)), BoneConfig(r=8, form="row", target_modules=["0"]))
+    >>> {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    {'base_model.model.0.bone_block.default': (8, 8, 8)}
+    """
+
+    prefix: str = "bone_"
+    tuner_layer_cls = BoneLayer
+    target_module_mapping = TRANSFORMERS_MODELS_TO_MISS_TARGET_MODULES_MAPPING
+
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Refuse blocks that do not fit before the first module is replaced."""
+        for name, module in model.named_modules():
+            if name and self._check_target_module_exists(peft_config, name) and not isinstance(module, BoneLayer):
+                _check_module(peft_config, name, module)
+
+    def _create_and_replace(  # type: ignore[override]
+        self,
+        config: BoneConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **kwargs: Any,
+    ) -> None:
+        _check_module(config, current_key, target)
+        if isinstance(target, BoneLayer):
+            target.update_layer(adapter_name, config)
+            return
+        layer = BoneLayer(target, adapter_name, config, current_key, **get_quantization_kwargs(self))
+        if adapter_name not in self.active_adapters:
+            # adding an additional adapter: it is not automatically trainable
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge as `peft.PeftModel.merge_adapter`; over a quantised base, say what was lost."""
+        super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+        _warn_of_losses(self.model)
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        layers = [module for module in self.model.modules() if isinstance(module, BoneLayer)]
+        model: Any = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        if merge:
+            _warn_of_losses(*layers)
+        return model
+
+
+def _check_module(config: BoneConfig, name: str, module: nn.Module) -> None:
+    """Raise LinchainError for a module that Bone does not adapt, or whose widths r does not divide."""
+    base: Any = module.get_base_layer() if isinstance(module, BoneLayer) else module
+    backend = None
+    if not isinstance(base, nn.Linear | Conv1D):
+        backend = resolve_quantization_backend(base)
+    if not isinstance(base, nn.Linear | Conv1D) and getattr(backend, "layer_type", None) != "linear":
+        raise LinchainError(
+            f"target module {name!r} is a {type(base).__name__}: Bone adapts linear layers (nn.Linear, Conv1D, and "
+            "quantised ones)"
+        )
+    if config.form == "col" and type(base).forward not in (nn.Linear.forward, Conv1D.forward) and backend is None:
+        _refuse_own_forward(name, base)
+    features_in, features_out = _get_in_out_features(base)
+    if config.form != "plain" and (features_in % config.r or features_out % config.r):
+        fitting = [str(r) for r in range(1, 257) if features_in % r == 0 and features_out % r == 0]
+        raise LinchainError(
+            f"r={config.r} does not fit target module {name!r}: its weight is {features_out} x {features_in}, and bone-"
+            f"{config.form} cuts both widths into blocks of r. Block sizes that fit it: {', '.join(fitting)}"
+        )
+    if config.form == "plain" and config.r > features_in:
+        raise LinchainError(f"r={config.r} is more than target module {name!r} takes: its inputs have {features_in}")
+
+
+def _refuse_own_forward(name: str, base: nn.Module) -> None:
+    if resolve_quantization_backend(base) is None:
+        raise LinchainError(
+            f'target module {name!r} is a {type(base).__name__} with a forward of its own, which form="col" would '
+            'replace: use form="row"'
+        )
+
+
+def _warn_of_losses(*modules: nn.Module) -> None:
+    """One warning for all layers whose quantised weights were rounded anew."""
+    losses = {}
+    for root in modules:
+        for module in root.modules():
+            if isinstance(module, BoneLayer) and module.merge_loss is not None:
+                losses[module.module_name] = module.merge_loss
+                module.merge_loss = None
+    if losses:
+        worst = max(losses, key=lambda name: losses[name])
+        mean = sum(losses.values()) / len(losses)
+        warnings.warn(
+            f"merged into quantised weights, which were quantised anew: {100 * mean:.0f} % of the update was lost on "
+            f"average (Frobenius norm), {100 * losses[worst]:.0f} % in {worst}. Keep the adapter unmerged to lose nothing",
+            stacklevel=3,
+        )

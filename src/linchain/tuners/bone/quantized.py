@@ -1,0 +1,56 @@
+"""Reads quantised weights a few rows at a time, for bone-col, which needs them dense."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor
+
+from linchain.ops.block_affine import Rows
+
+
+def row_reader(base: Any, backend: Any) -> Rows:
+    """A function that gives rows [start, stop) of a quantised layer's weight, (stop - start, in), dense.
+
+    bitsandbytes' 4-bit and 8-bit weights are dequantised row by row. Of other kinds the whole weight is dequantised, and
+    the rows are a view of it.
+
+    Args:
+        base: The quantised layer.
+        backend: PEFT's `QuantizationBackend` for it.
+    """
+    if backend.backend_name == "bnb 4bit" and _blocks_end_with_rows(base):
+        return lambda start, stop: _rows_4bit(base.weight, start, stop)
+    if backend.backend_name == "bnb 8bit":
+        return lambda start, stop: _rows_8bit(base, start, stop)
+    return lambda start, stop: backend.get_base_weight(base)[start:stop]
+
+
+def _blocks_end_with_rows(base: Any) -> bool:
+    """Whether a row is a whole number of quantisation blocks."""
+    return base.in_features % base.weight.quant_state.blocksize == 0
+
+
+def _rows_4bit(weight: Any, start: int, stop: int) -> Tensor:
+    import bitsandbytes.functional as bnb
+
+    state = weight.quant_state
+    width = state.shape[1]
+    absmax = state.absmax
+    if state.nested:
+        absmax = bnb.dequantize_blockwise(absmax, state.state2) + state.offset
+    part = copy.copy(state)
+    part.absmax = absmax[start * width // state.blocksize : stop * width // state.blocksize].contiguous()
+    part.nested, part.state2, part.offset = False, None, None
+    part.shape = (stop - start, width)
+    # two values a byte
+    packed = weight.data.reshape(-1, 1)[start * width // 2 : stop * width // 2]
+    return bnb.dequantize_4bit(packed, part)
+
+
+def _rows_8bit(base: Any, start: int, stop: int) -> Tensor:
+    weight, state = base.weight, base.state
+    values = weight.data if state.CB is None else state.CB
+    scales = weight.SCB if state.SCB is None else state.SCB
+    return values[start:stop].float() * (scales[start:stop].float() / 127).unsqueeze(1)
