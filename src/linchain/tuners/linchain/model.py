@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from peft import PeftConfig
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from linchain.errors import LinchainError
 from linchain.tuners.linchain.config import LinChainConfig
 from linchain.tuners.linchain.layer import LinChainLayer, add_chain_to, linchain_class, tie_chain
+from linchain.tuners.targets import LINCHAIN_TARGETS, refuse_target
 
 # PEFT's layer files whose layers reach A through `lora_A[adapter](x)` and ΔW through `get_delta_weight`. Its layers for
 # Megatron and TransformerEngine are not among them.
@@ -39,6 +41,12 @@ class LinChainModel(lora.LoraModel):
     >>> {name.split("lora_")[1]: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     {'A.default.weight': (4, 64), 'A.default.chain': (2, 4, 4), 'B.default.weight': (32, 4)}
     """
+
+    target_module_mapping = LINCHAIN_TARGETS
+
+    def _check_target_module_compatiblity(self, peft_config: PeftConfig, model: nn.Module, target_name: str) -> None:
+        super()._check_target_module_compatiblity(peft_config, model, target_name)
+        refuse_target("LinChain", model, target_name)
 
     def _create_new_module(  # type: ignore[override]
         self, config: LinChainConfig, adapter_name: str, target: nn.Module, **kwargs: Any
