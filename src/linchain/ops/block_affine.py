@@ -213,17 +213,18 @@ class _ColLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, blocks, weight)
         ctx.rows = rows
-        tokens, r = x.reshape(-1, x.shape[-1]), blocks.shape[-1]
         moving = blocks.to(x.dtype)
         parts = [
-            torch.nn.functional.linear(tokens, _moved(dense, moving[chunk]))
+            torch.nn.functional.linear(x, _moved(dense, moving[chunk]))
             for chunk, dense in _chunks(weight, rows, blocks, x)
         ]
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        # y must own its memory, or autograd refuses what is added to it in place later
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         if bias is not None:
             y += bias
-        y.addmm_(sum_tiles(tokens, r), moving.flatten(0, 1).T)
-        return y.view(*x.shape[:-1], -1)
+        s = sum_tiles(x, blocks.shape[-1])
+        y.view(-1, y.shape[-1]).addmm_(s.reshape(-1, s.shape[-1]), moving.flatten(0, 1).T)
+        return y
 
     @staticmethod
     @once_differentiable

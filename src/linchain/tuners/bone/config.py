@@ -48,7 +48,7 @@ class BoneConfig(PeftConfig):
 
     r: int = field(default=64, metadata={"help": "Size of the blocks; divides both widths of every adapted weight."})
     form: Literal["col", "row", "plain"] = field(
-        default=None,  # type: ignore[assignment]
+        default=None,  # type: ignore[arg-type]
         metadata={
             "help": 'One block for each row of blocks ("col") or for each column ("row"); "plain" is MiSS, without the '
             "guidance of the weight."
@@ -98,7 +98,7 @@ class BoneConfig(PeftConfig):
 
     def _form_of_old_checkpoint(self) -> str:
         """The form of a checkpoint of PEFT's own Bone, which is the only one to name a type and no form."""
-        bat = self.init_weights == "bat"  # type: ignore[comparison-overlap]
+        bat = str(self.init_weights) == "bat"
         form = "col" if bat else "plain"
         warnings.warn(
             f"a checkpoint of PEFT's former Bone (init_weights={self.init_weights!r}) is read as bone-{form}"

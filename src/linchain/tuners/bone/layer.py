@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from linchain.errors import LinchainError
 from linchain.ops import block_affine
 from linchain.tuners.bone.config import BoneConfig
-from linchain.tuners.bone.quantized import row_reader
+from linchain.tuners.bone.stored import Kept, row_reader
 
 # Standard deviation of random blocks, over √r: small enough that I + B is well-conditioned.
 _RANDOM_SPREAD = 0.1
@@ -51,10 +51,12 @@ class BoneLayer(nn.Module, BaseTunerLayer):
         self.bone_keep_weight: dict[str, bool] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self._kept: Any = None  # the base layer's weight from before merging
+        self._kept: Kept | None = None
         # share of the update that a quantised base lost when it was last merged
         self.merge_loss: float | None = None
         self.cast_input_dtype_enabled = True
+        self.in_features: Any
+        self.out_features: Any
         self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
@@ -153,9 +155,9 @@ class BoneLayer(nn.Module, BaseTunerLayer):
         self._check_weight_is_readable("merged")
         moved = self._moved_weight(names)
         if safe_merge and not torch.isfinite(moved).all():
-            raise ValueError(f"NaNs detected in the merged weights. The adapter {names} seems to be broken")
+            raise ValueError(f"NaNs detected in the merged weights. The adapter {', '.join(names)} seems to be broken")
         if not self.merged and any(self.bone_keep_weight[name] for name in names):
-            self._kept = self._stored_weight()
+            self._kept = Kept(self.get_base_layer())
         before = self.get_base_weight() if self.quantization_backend is not None else None
         self.set_base_weight(_as_linear(self.get_base_layer(), moved).contiguous())
         if before is not None:
@@ -173,7 +175,8 @@ class BoneLayer(nn.Module, BaseTunerLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         if self._kept is not None:
-            self._restore()
+            self.base_layer = self._kept.restored()
+            self._kept = None
         else:
             for name in self.merged_adapters:
                 self._check_invertible(name)
@@ -197,24 +200,6 @@ class BoneLayer(nn.Module, BaseTunerLayer):
                 f"above {most:.3g} less than half of {str(dtype).removeprefix('torch.')}'s digits would come back. The "
                 "weight is still merged: load the base model again, or merge with BoneConfig(keep_weight=True)"
             )
-
-    def _stored_weight(self) -> tuple[nn.Module, Any]:
-        base: Any = self.get_base_layer()
-        if self.quantization_backend is None:
-            return base, base.weight.data
-        return base, getattr(base, "weight", None)
-
-    def _restore(self) -> None:
-        base, weight = self._kept
-        self._kept = None
-        if self.get_base_layer() is not base:  # HQQ replaced the layer
-            self.base_layer = base
-        elif self.quantization_backend is None:
-            base.weight.data = weight
-        else:
-            base.weight = weight
-            if hasattr(base, "state"):
-                base.state.reset_grads()
 
     def _check_weight_is_readable(self, what: str) -> None:
         backend = self.quantization_backend

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner, _get_in_out_features
-from peft.utils import (
-    TRANSFORMERS_MODELS_TO_MISS_TARGET_MODULES_MAPPING,
-    get_quantization_kwargs,
-    resolve_quantization_backend,
-)
+from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from linchain.errors import LinchainError
 from linchain.tuners.bone.config import BoneConfig
 from linchain.tuners.bone.layer import BoneLayer
+from linchain.tuners.targets import BONE_TARGETS, refuse_target
+
+# what PEFT asks for before it says that a layer is torchao's; needed to merge, not to recognise it
+_NO_SUBCLASS: dict[str, Any] = {"get_apply_tensor_subclass": lambda: None}
 
 
 class BoneModel(BaseTuner):
@@ -38,13 +41,16 @@ class BoneModel(BaseTuner):
 
     prefix: str = "bone_"
     tuner_layer_cls = BoneLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_MISS_TARGET_MODULES_MAPPING
+    target_module_mapping = BONE_TARGETS
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Refuse blocks that do not fit before the first module is replaced."""
         for name, module in model.named_modules():
             if name and self._check_target_module_exists(peft_config, name) and not isinstance(module, BoneLayer):
                 _check_module(peft_config, name, module)
+
+    def _check_target_module_compatiblity(self, peft_config: Any, model: nn.Module, target_name: str) -> None:
+        refuse_target("Bone", model, target_name)
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -66,14 +72,21 @@ class BoneModel(BaseTuner):
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT would drop `adapter_names` silently."""
+        if kwargs.get("adapter_names") is not None:
+            raise LinchainError("Bone does not support batches of several adapters (adapter_names)")
+        yield
+
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge as `peft.PeftModel.merge_adapter`; over a quantised base, say what was lost."""
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
         _warn_of_losses(self.model)
 
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
         layers = [module for module in self.model.modules() if isinstance(module, BoneLayer)]
-        model: Any = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        model = super()._unload_and_optionally_merge(merge, **kwargs)
         if merge:
             _warn_of_losses(*layers)
         return model
@@ -82,32 +95,36 @@ class BoneModel(BaseTuner):
 def _check_module(config: BoneConfig, name: str, module: nn.Module) -> None:
     """Raise LinchainError for a module that Bone does not adapt, or whose widths r does not divide."""
     base: Any = module.get_base_layer() if isinstance(module, BoneLayer) else module
-    backend = None
-    if not isinstance(base, nn.Linear | Conv1D):
-        backend = resolve_quantization_backend(base)
-    if not isinstance(base, nn.Linear | Conv1D) and getattr(backend, "layer_type", None) != "linear":
+    _check_kind(config, name, base)
+    features_in, features_out = _get_in_out_features(base)
+    assert features_in is not None
+    assert features_out is not None
+    if config.form == "plain":
+        if config.r > features_in:
+            raise LinchainError(
+                f"r={config.r} is more than target module {name!r} takes: its inputs have {features_in}"
+            )
+    elif features_in % config.r or features_out % config.r:
+        common = math.gcd(features_in, features_out)
+        fitting = ", ".join(str(r) for r in range(1, common + 1) if common % r == 0)
+        raise LinchainError(
+            f"r={config.r} does not fit target module {name!r}: its weight is {features_out} x {features_in}, and bone-"
+            f"{config.form} cuts both widths into blocks of r. Block sizes that fit it: {fitting}"
+        )
+
+
+def _check_kind(config: BoneConfig, name: str, base: nn.Module) -> None:
+    if isinstance(base, nn.Linear | Conv1D):
+        own_forward = type(base).forward not in (nn.Linear.forward, Conv1D.forward)
+        if config.form == "col" and own_forward and resolve_quantization_backend(base, **_NO_SUBCLASS) is None:
+            raise LinchainError(
+                f'target module {name!r} is a {type(base).__name__} with a forward of its own, which form="col" would '
+                'replace: use form="row"'
+            )
+    elif getattr(resolve_quantization_backend(base, **_NO_SUBCLASS), "layer_type", None) != "linear":
         raise LinchainError(
             f"target module {name!r} is a {type(base).__name__}: Bone adapts linear layers (nn.Linear, Conv1D, and "
             "quantised ones)"
-        )
-    if config.form == "col" and type(base).forward not in (nn.Linear.forward, Conv1D.forward) and backend is None:
-        _refuse_own_forward(name, base)
-    features_in, features_out = _get_in_out_features(base)
-    if config.form != "plain" and (features_in % config.r or features_out % config.r):
-        fitting = [str(r) for r in range(1, 257) if features_in % r == 0 and features_out % r == 0]
-        raise LinchainError(
-            f"r={config.r} does not fit target module {name!r}: its weight is {features_out} x {features_in}, and bone-"
-            f"{config.form} cuts both widths into blocks of r. Block sizes that fit it: {', '.join(fitting)}"
-        )
-    if config.form == "plain" and config.r > features_in:
-        raise LinchainError(f"r={config.r} is more than target module {name!r} takes: its inputs have {features_in}")
-
-
-def _refuse_own_forward(name: str, base: nn.Module) -> None:
-    if resolve_quantization_backend(base) is None:
-        raise LinchainError(
-            f'target module {name!r} is a {type(base).__name__} with a forward of its own, which form="col" would '
-            'replace: use form="row"'
         )
 
 

@@ -1,13 +1,37 @@
-"""Reads quantised weights a few rows at a time, for bone-col, which needs them dense."""
+"""Weights as their layers store them, quantised or not: read a few rows at a time, and kept to be put back."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from linchain.ops.block_affine import Rows
+
+
+class Kept:
+    """A layer's weight as it is stored now, to be put back bit for bit after something was merged into it."""
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+        weight: Any = getattr(base, "weight", None)  # HQQ has none: it replaces the whole layer
+        # a dense layer keeps its parameter and changes its data, a quantised one gets a new parameter
+        self.is_dense = type(weight) is nn.Parameter and type(weight.data) is Tensor
+        self.weight = weight.data if self.is_dense else weight
+        state = getattr(base, "state", None)  # where bitsandbytes moves the scales of an 8-bit weight in its forward
+        self.scales = getattr(weight, "SCB", None) if state is None or state.SCB is None else state.SCB
+
+    def restored(self) -> Any:
+        """The layer, with its weight put back."""
+        if self.is_dense:
+            self.base.weight.data = self.weight
+        elif self.weight is not None:
+            if self.scales is not None:
+                self.weight.CB, self.weight.SCB = self.weight.data, self.scales
+                self.base.state.reset_grads()
+            self.base.weight = self.weight
+        return self.base
 
 
 def row_reader(base: Any, backend: Any) -> Rows:
