@@ -11,13 +11,26 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from linchain import LinChainConfig
+from linchain import BoneConfig, LinChainConfig
 from linchain.convert.export import export
 from tests.integrations.tiny_models import ARCHITECTURES, Architecture
 
 METHODS: dict[str, Callable[..., Any]] = {
     "linchain": lambda **options: LinChainConfig(r=4, chain_length=2, init_weights="orthogonal", **options),
+    "bone-col": lambda **options: BoneConfig(r=8, form="col", **options),
+    "bone-row": lambda **options: BoneConfig(r=8, form="row", **options),
 }
+EXPORTS = {"linchain": ("lora", "merged")}
+_HEAD = "PEFT's BaseTuner, which unloads MiSS and Bone, takes a saved classification head for a single layer"
+# Bone adapts modules, not parameters of stacked experts
+CASES = [
+    pytest.param(
+        name, method, marks=pytest.mark.xfail(name == "roberta" and method != "linchain", reason=_HEAD, strict=True)
+    )
+    for name, architecture in ARCHITECTURES.items()
+    for method in METHODS
+    if method == "linchain" or "target_parameters" not in architecture.targets
+]
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +73,7 @@ def train(model: Any, batch: dict[str, Tensor], steps: int) -> list[float]:
         return [*losses, model(**batch).loss.item()]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("name", "method"), CASES)
 def test_trains_merges_saves_and_exports(
     name: str, method: str, folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -89,5 +101,5 @@ def test_trains_merges_saves_and_exports(
     torch.testing.assert_close(logits(loaded, batch), adapted, rtol=0, atol=0)
     torch.testing.assert_close(logits(model.merge_and_unload(), batch), adapted, rtol=1e-4, atol=1e-4)
 
-    for to in ["merged", "lora"] if method == "linchain" else ["merged"]:
+    for to in EXPORTS.get(method, ()):
         assert export(tmp_path / "adapter", tmp_path / to, to).comparison.passed

@@ -62,7 +62,7 @@ ARCHITECTURES = {
     "gpt2": Architecture(
         "GPT2LMHeadModel",
         {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.2},
-        {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True},
+        {"target_modules": ["c_attn", "c_proj", "c_fc"]},
     ),
     "opt": Architecture(
         "OPTForCausalLM",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -13,10 +14,14 @@ from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from linchain import LinChainConfig
+from linchain import BoneConfig, LinChainConfig
 from linchain.errors import LinchainError
 from tests.integrations.tiny_models import ARCHITECTURES
 
+RWKV = {
+    *("attention.key", "attention.value", "attention.receptance", "attention.output"),
+    *("feed_forward.key", "feed_forward.value", "feed_forward.receptance"),
+}
 # every module of a layer that must be adapted, and no other
 DEFAULTS = {
     ("linchain", "llama"): {
@@ -32,12 +37,16 @@ DEFAULTS = {
         *("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
         "intermediate.dense",
     },
-    ("linchain", "rwkv"): {
-        *("attention.key", "attention.value", "attention.receptance", "attention.output"),
-        *("feed_forward.key", "feed_forward.value", "feed_forward.receptance"),
+    ("linchain", "rwkv"): RWKV,
+    ("bone", "llama"): {
+        *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+        *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
     },
+    ("bone", "mistral"): {"self_attn.q_proj", "self_attn.v_proj"},
+    ("bone", "roberta"): {"attention.self.query", "attention.self.value"},
+    ("bone", "rwkv"): RWKV,
 }
-CONFIGS: dict[str, Any] = {"linchain": LinChainConfig}
+CONFIGS: dict[str, Any] = {"linchain": LinChainConfig(), "bone": BoneConfig(r=8)}
 
 
 def adapt(name: str, config: Any, **sizes: Any) -> Any:
@@ -47,7 +56,7 @@ def adapt(name: str, config: Any, **sizes: Any) -> Any:
 
 @pytest.mark.parametrize(("method", "name"), DEFAULTS)
 def test_defaults(method: str, name: str) -> None:
-    model = adapt(name, CONFIGS[method]())
+    model = adapt(name, copy.copy(CONFIGS[method]))
     adapted = [key for key, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
     for layer in (".0.", ".1."):
         assert {key.partition(layer)[2] for key in adapted if layer in key} == DEFAULTS[method, name]
@@ -71,6 +80,9 @@ def without_gradient(model: Any, name: str) -> set[str]:
 def test_modules_that_mamba_does_not_call_are_refused(module: str) -> None:
     with pytest.raises(LinchainError, match=f"LinChain: module '{module}' is incompatible with Mamba.*in_proj can be"):
         adapt("mamba", LinChainConfig(target_modules=["in_proj", module]))
+    if module != "conv1d":  # which Bone refuses anywhere
+        with pytest.raises(LinchainError, match=f"Bone: module '{module}' is incompatible with Mamba"):
+            adapt("mamba", BoneConfig(r=8, target_modules=["in_proj", module]))
 
 
 def test_why_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +103,8 @@ def test_why_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_modules_that_rwkv_rescales_are_refused(module: str) -> None:
     with pytest.raises(LinchainError, match=f"LinChain: for inference this RWKV halves the weights of '{module}'"):
         adapt("rwkv", LinChainConfig(target_modules=["key", module]), rescale_every=1)
+    with pytest.raises(LinchainError, match=f"Bone: for inference this RWKV halves the weights of '{module}'"):
+        adapt("rwkv", BoneConfig(r=8, target_modules=["key", module]), rescale_every=1)
     adapt("rwkv", LinChainConfig(target_modules=["key", "receptance"]), rescale_every=1)
     adapt("rwkv", LinChainConfig(target_modules=["key", module]), rescale_every=0)
 
