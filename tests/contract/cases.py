@@ -11,20 +11,33 @@ from peft import LoraConfig, PeftConfig
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from linchain import LinChainConfig
+from linchain import BoneConfig, LinChainConfig
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method under contract: how its config is made, and what it does not do (with the words of the refusal)."""
+    """A method under contract: how its config is made, and what it does not do (with the words of the refusal).
+
+    `random` makes every parameter of the adapter random, so that the adapter is no identity; `prefix` is how PEFT knows
+    the adapter's parameters by name.
+    """
 
     name: str
     config_cls: type[PeftConfig]
     options: dict[str, Any]
     refuses: dict[str, str] = field(default_factory=dict)
+    random: dict[str, Any] = field(default_factory=lambda: {"init_lora_weights": False})
+    prefix: str = "lora_"
 
     def config(self, **common: Any) -> PeftConfig:
         return self.config_cls(**{**self.options, **common})
+
+
+def _bone(form: str) -> Method:
+    not_linear = ("embedding", "conv1d", "conv2d", "conv3d", "attention")
+    refuses = dict.fromkeys(not_linear, "Bone adapts linear layers")
+    refuses |= dict.fromkeys(("parameter", "experts"), "target_parameters")
+    return Method(f"bone-{form}", BoneConfig, {"r": 4, "form": form}, refuses, {"init_weights": False}, "bone_")
 
 
 METHODS = [
@@ -53,6 +66,9 @@ METHODS = [
             "experts": "does not work with use_dora",
         },
     ),
+    _bone("col"),
+    _bone("row"),
+    _bone("plain"),
 ]
 
 
@@ -95,8 +111,8 @@ class _Experts(nn.Module):
 class Layer:
     """A kind of layer under contract.
 
-    `delta` maps (A, factors, B) to the update of a base weight, scale left out: the reference. `weights` names each adapted
-    base weight, with the prefix of its adapter's parameters.
+    `delta` maps (A, factors, B) to a low-rank update of a base weight, scale left out: the reference. `weights` names each
+    adapted base weight, with the prefix of its adapter's parameters.
     """
 
     name: str
@@ -133,8 +149,8 @@ def _experts_delta(a: Tensor, factors: list[Tensor], b: Tensor) -> Tensor:
 
 
 LAYERS = [
-    Layer("linear", lambda: _Net(nn.Linear(10, 7), 7), lambda: torch.randn(5, 4, 10), _linear_delta),
-    Layer("Conv1D", lambda: _Net(Conv1D(7, 10), 7), lambda: torch.randn(5, 10), lambda *f: _linear_delta(*f).T),
+    Layer("linear", lambda: _Net(nn.Linear(12, 8), 8), lambda: torch.randn(5, 4, 12), _linear_delta),
+    Layer("Conv1D", lambda: _Net(Conv1D(8, 12), 8), lambda: torch.randn(5, 12), lambda *f: _linear_delta(*f).T),
     Layer(
         "embedding",
         lambda: _Net(nn.Embedding(11, 7), 7),

@@ -9,6 +9,9 @@ from peft import PeftConfig
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from linchain import BoneConfig
+from linchain.ops import reference
+
 from .cases import Layer
 
 
@@ -35,8 +38,21 @@ def scaling_of(config: PeftConfig) -> float:
     return config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
 
 
+def bone_weight(layer: Layer, base: nn.Module, adapted: nn.Module, config: BoneConfig) -> dict[str, Tensor]:
+    """A linear layer's weight as Bone moves it."""
+    move = {
+        "col": reference.bone_col_weight,
+        "row": reference.bone_row_weight,
+        "plain": reference.bone_plain_weight,
+    }[config.form]
+    w, block = base.get_parameter("layer.weight").detach(), adapted.get_parameter("bone_block.default")
+    return {"layer.weight": move(w.T, block).T if layer.name == "Conv1D" else move(w, block)}
+
+
 def reference_weights(layer: Layer, base: nn.Module, adapted: nn.Module, config: PeftConfig) -> dict[str, Tensor]:
     """Each adapted base weight with its dense update, differentiable in the adapter's parameters."""
+    if isinstance(config, BoneConfig):
+        return bone_weight(layer, base, adapted, config)
     weights = {}
     for name, prefix in layer.weights.items():
         parameters = adapter_parameters(adapted, prefix)

@@ -13,6 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from linchain import LinChainConfig
 from linchain.convert import fold_to_lora
 
 from .cases import LAYERS, METHODS, Layer, Method
@@ -43,7 +44,12 @@ def adapt(method: Method, layer: Layer, *, dtype: torch.dtype = torch.float64, *
     """A model with a random adapter (B is not zero), deterministic."""
     base = layer.model(dtype)
     torch.manual_seed(3)
-    return get_peft_model(base, method.config(**{"init_lora_weights": False, **layer.targets, **options}))
+    return get_peft_model(base, method.config(**{**method.random, **layer.targets, **options}))
+
+
+def start(method: Method) -> dict[str, bool]:
+    """The options with which the method starts as users start it."""
+    return dict.fromkeys(method.random, True)
 
 
 def adapted_layer(model: PeftModel) -> BaseTunerLayer:
@@ -58,13 +64,13 @@ def trainable(model: nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize(("method", "layer"), REFUSED)
 def test_refusal_names_the_feature(method: Method, layer: Layer) -> None:
-    with pytest.raises(ValueError, match=method.refuses[layer.name]):
+    with pytest.raises((ValueError, TypeError), match=method.refuses[layer.name]):
         adapt(method, layer)
 
 
 @every_case
 def test_identity_at_step_0(method: Method, layer: Layer) -> None:
-    model = adapt(method, layer, init_lora_weights=True)
+    model = adapt(method, layer, **start(method))
     torch.testing.assert_close(model(layer.sample()), layer.model()(layer.sample()), **EXACT)
 
 
@@ -73,7 +79,7 @@ def test_only_the_adapter_is_trainable(method: Method, layer: Layer) -> None:
     model = adapt(method, layer)
     assert trainable(model)
     for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == ("lora_" in name), name
+        assert parameter.requires_grad == (method.prefix in name), name
     gradients(model(layer.sample()), trainable(model))
 
 
@@ -130,7 +136,7 @@ def test_save_and_load(method: Method, layer: Layer, tmp_path: Path, low_cpu_mem
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bf16-base"])
 def test_folded_lora_equals_forward(method: Method, layer: Layer, dtype: torch.dtype) -> None:
-    if method.name == "lora":
+    if method.config_cls is not LinChainConfig:
         pytest.skip("nothing to fold")
     model, x = adapt(method, layer, dtype=dtype).eval(), layer.sample(dtype)
     config, state = fold_to_lora(model)
@@ -146,7 +152,7 @@ def test_folded_lora_equals_forward(method: Method, layer: Layer, dtype: torch.d
 def test_several_adapters(method: Method, layer: Layer) -> None:
     model, x = adapt(method, layer).eval(), layer.sample()
     first = model(x)
-    model.add_adapter("other", method.config(**{"init_lora_weights": False, **layer.targets}))
+    model.add_adapter("other", method.config(**{**method.random, **layer.targets}))
     torch.testing.assert_close(model(x), first, **EXACT)
     model.set_adapter("other")
     second = model(x)
@@ -162,10 +168,10 @@ def test_several_adapters(method: Method, layer: Layer) -> None:
 
 @every_case
 def test_mixed_batch(method: Method, layer: Layer) -> None:
-    if layer.name in NO_MIXED_BATCH or "dora" in method.name:
+    if layer.name in NO_MIXED_BATCH or "dora" in method.name or method.prefix != "lora_":
         pytest.skip("PEFT does not support mixed batches here")
     model, x = adapt(method, layer).eval(), layer.sample()
-    model.add_adapter("other", method.config(**{"init_lora_weights": False, **layer.targets}))
+    model.add_adapter("other", method.config(**{**method.random, **layer.targets}))
     alone = {"default": model(x)}
     model.set_adapter("other")
     alone["other"] = model(x)
