@@ -138,7 +138,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Any] | None, list[str], str]] = 
     "LinChain to LinChain": ("linchain", None, ["--to", "linchain"], "is a LinChain adapter already"),
     "chain length of a LinChain": ("linchain", None, ["--to", "lora", "--chain-length", "2"], "--chain-length is for a LoRA"),
     "biases of no fork": ("lora", None, ["--to", "merged", "--mixer-biases"], "is no checkpoint of the authors' fork"),
-    "a variant": ("lora", _edit(init_lora_weights="pissa"), ["--to", "linchain"], "does not support init_lora_weights='pissa'"),
+    "a variant": ("lora", _edit(init_lora_weights="olora"), ["--to", "linchain"], "does not support init_lora_weights='olora'"),
     "no such text": ("linchain", None, ["--to", "lora", "--text", "none.txt"], "--text none.txt cannot be read"),
     "quantised base": ("linchain", _quantized, ["--to", "merged"], "is quantised (bitsandbytes): merging would have to"),
 }  # fmt: skip

@@ -43,7 +43,7 @@ def test_parameter_counts_of_the_papers_table_1(arguments: list[str], parameters
     assert report["trainable"] == parameters
     assert report["total"] == 8_030_261_248 + parameters
     assert report["percent"] == pytest.approx(100 * parameters / report["total"])
-    assert report["adapter_bytes"] == pytest.approx(4 * parameters, rel=2e-3)
+    assert report["saved_bytes"] == pytest.approx(4 * parameters, rel=2e-3)
     assert report["memory"]["weights"] == pytest.approx(2 * 8_030_261_248 + 4 * parameters)
     assert report["memory"]["activations"] == 2**30
 

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from linchain import methods
 from linchain.convert.adapter import WEIGHTS_FILE
 from linchain.diagnostics import architectures
-from linchain.diagnostics.parameters import adapt_on_meta, adapter_file_size, parameters_by_module
+from linchain.diagnostics.parameters import parameters_by_module, saved_size
 from linchain.errors import LinchainError
+from linchain.methods.apply import apply
 
 
 def formula(shape: tuple[int, int], widths: list[int]) -> int:
@@ -34,7 +35,7 @@ def formula(shape: tuple[int, int], widths: list[int]) -> int:
 )
 def test_the_formula_holds_for_every_module(method: str, options: dict, widths: list[int]) -> None:
     config = methods.get(method).peft_config({**options, "target_modules": "all-linear"}, task_type="CAUSAL_LM")
-    model = adapt_on_meta(architectures.build(architectures.load_config("llama-2-7b")), config)
+    model = apply(architectures.build(architectures.load_config("llama-2-7b")), config)
     modules = parameters_by_module(model)
     assert len(modules) == 7
     for module in modules:
@@ -47,7 +48,7 @@ def test_the_formula_holds_for_every_module(method: str, options: dict, widths: 
 
 def test_a_head_trained_in_full_is_listed_on_its_own() -> None:
     config = methods.get("lora").peft_config({"target_modules": ["query", "value"]}, task_type="SEQ_CLS")
-    model = adapt_on_meta(architectures.build(architectures.load_config("roberta-base")), config)
+    model = apply(architectures.build(architectures.load_config("roberta-base")), config)
     found = {module.name: module for module in parameters_by_module(model)}
     assert found["query"].parameters == found["value"].parameters == 12 * 16 * (768 + 768)
     assert (found["classifier"].shape, found["classifier"].parameters) == (None, 592_130)
@@ -70,11 +71,11 @@ def test_file_size_is_that_of_the_saved_file(
     config = methods.get(method).peft_config(options, task_type=task)
     model = peft.get_peft_model(base, config, autocast_adapter_dtype=False)
     model.save_pretrained(tmp_path)
-    assert adapter_file_size(model) == (tmp_path / WEIGHTS_FILE).stat().st_size
+    assert saved_size(model, config) == (tmp_path / WEIGHTS_FILE).stat().st_size
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "k_porj"], "nothing_like_this"])
 def test_targets_that_match_nothing(targets: list[str] | str) -> None:
     config = methods.get("linchain").peft_config({"target_modules": targets}, task_type="CAUSAL_LM")
     with pytest.raises(LinchainError, match="down_proj, embed_tokens, gate_proj, k_proj, lm_head, o_proj"):
-        adapt_on_meta(architectures.build(architectures.load_config("llama-3-8b")), config)
+        apply(architectures.build(architectures.load_config("llama-3-8b")), config)

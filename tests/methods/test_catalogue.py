@@ -12,22 +12,55 @@ import pytest
 import linchain
 from linchain import methods
 from linchain.errors import LinchainError
-from linchain.methods.base import LORA_OPTIONS
 from linchain.methods.options import problem
+
+NAMES = [
+    "full",
+    "lora",
+    "rslora",
+    "dora",
+    "loraplus",
+    "pissa",
+    "olora",
+    "lora-ga",
+    "lora-fa",
+    "moslora",
+    "linchain",
+    "linchain-orthogonal",
+    "linchain-identity",
+    "linchain-rslora",
+    "linchain-loraplus",
+    "linchain-pissa",
+    "linchain-frozen",
+    "lora-chain-start",
+    "bone-col",
+    "bone-row",
+    "miss",
+    "miss-bat",
+]
+
+
+def test_the_catalogue_is_complete() -> None:
+    assert methods.names() == NAMES
 
 
 @pytest.mark.parametrize("method", methods.catalogue(), ids=methods.names())
-def test_every_method_starts_from_one_rank_and_scale(method: methods.Method) -> None:
+def test_every_low_rank_method_starts_from_one_rank_and_scale(method: methods.Method) -> None:
     config = method.peft_config({}, task_type="CAUSAL_LM")
-    assert isinstance(config, method.config_class)
-    assert (config.r, config.lora_alpha, config.lora_dropout, config.use_rslora) == (16, 32, 0.0, False)
-    assert config.task_type == "CAUSAL_LM"
+    if method.config is None:
+        assert (config, method.name) == (None, "full")
+    elif method.name in ("bone-col", "bone-row", "miss", "miss-bat"):
+        assert config.r == 64
+    else:
+        assert (config.r, config.lora_alpha, config.lora_dropout) == (16, 32, 0.0)
+        assert config.use_rslora == method.name.endswith("rslora")
+        assert config.task_type == "CAUSAL_LM"
 
 
 @pytest.mark.parametrize("method", methods.catalogue(), ids=methods.names())
 def test_every_option_is_a_field_with_help(method: methods.Method) -> None:
-    fields = {field.name for field in dataclasses.fields(method.config_class)}
-    assert {*method.options, *method.defaults, *method.fixed} <= fields
+    fields = {field.name for field in dataclasses.fields(method.config_class)} if method.config_class else set()
+    assert {*method.options, *method.defaults, *method.fixed} <= fields | {option.name for option in method.own}
     assert not set(method.options) & set(method.fixed)
     assert all(option.help for option in method.described_options())
 
@@ -69,7 +102,26 @@ def test_options_win_over_defaults() -> None:
             {"init_lora_weights": "gausian"},
             "init_lora_weights must be true, false, gaussian, .*, got 'gausian'",
         ),
-        ("linchain", {"init_lora_weights": "pissa"}, "LinChain does not support init_lora_weights='pissa'"),
+        ("linchain", {"init_lora_weights": "pissa"}, "init_lora_weights='pissa' with init_weights=True: PiSSA takes"),
+        ("linchain-identity", {"init_lora_weights": "olora"}, "does not support init_lora_weights='olora'"),
+        (
+            "linchain-identity",
+            {"init_lora_weights": "pissa", "chain_widths": [4, 8, 4]},
+            "init_lora_weights='pissa' with chain_widths=.4, 8, 4.",
+        ),
+        ("linchain-pissa", {"chain_widths": [4, 4]}, "unknown option of method 'linchain-pissa' 'chain_widths'"),
+        ("linchain-pissa", {"init_weights": True}, "init_weights = 'identity' by definition, got True"),
+        ("full", {"r": 8}, "method 'full' has no options, got r"),
+        ("loraplus", {"loraplus_lr_ratio": 0.5}, "loraplus_lr_ratio must be a number of at least 1, got 0.5"),
+        ("lora", {"loraplus_lr_ratio": 16}, "unknown option of method 'lora' 'loraplus_lr_ratio'"),
+        ("lora-ga", {"gradient_batches": 0}, "gradient_batches must be a positive integer, got 0"),
+        ("lora-ga", {"lora_ga_config": {"scale": "stabel"}}, "lora_ga_config must be a mapping of direction"),
+        ("lora-chain-start", {"init_weights": "identty"}, "did you mean 'identity'"),
+        ("lora-chain-start", {"chain_length": -1}, "chain_length must be an integer of at least 0, got -1"),
+        ("dora", {"init_lora_weights": "pissa"}, "unknown option of method 'dora' 'init_lora_weights'"),
+        ("miss", {"miss_dropout": 1}, "miss_dropout must be at least 0 and less than 1, got 1"),
+        ("miss", {"init_weights": "mini"}, "init_weights = True by definition"),
+        ("bone-row", {"form": "col"}, "form = 'row' by definition, got 'col'"),
         ("moslora", {"rank_pattern": {"(": 8}}, "rank_pattern must be a mapping of modules"),
     ],
 )
@@ -93,9 +145,10 @@ def test_what_is_meant_is_accepted(options: dict) -> None:
     assert config.rank_pattern == options.get("rank_pattern", {})
 
 
-def test_every_option_of_lora_has_a_rule() -> None:
+def test_every_option_has_a_rule() -> None:
     unlikely = object()
-    assert all(problem(name, unlikely) for name in LORA_OPTIONS)
+    options = {option for method in methods.catalogue() for option in method.options}
+    assert {option for option in options if not problem(option, unlikely)} == {"chain_widths"}  # LinChainConfig's own
 
 
 def test_all_mistakes_are_shown_together() -> None:

@@ -125,7 +125,7 @@ def test_a_run_killed_after_its_last_step_is_finished_without_another_step(confi
     undisturbed, killed = configure("undisturbed"), configure("killed")
     train(undisturbed)
     with monkeypatch.context() as patch:
-        patch.setattr("linchain.training.run._save_adapter", lambda *_: kill())
+        patch.setattr("linchain.training.run._save_trained", lambda *_: kill())
         with pytest.raises(Killed):
             train(killed)
     with monkeypatch.context() as patch:
@@ -156,7 +156,7 @@ def test_keep_best_ends_with_the_adapter_of_the_lowest_validation_loss(configure
     monkeypatch.setattr("linchain.training.trainer.mean_loss", lambda rows: next(losses))
     if killed:
         with monkeypatch.context() as patch:
-            patch.setattr("linchain.training.run._save_adapter", lambda *_: kill())
+            patch.setattr("linchain.training.run._save_trained", lambda *_: kill())
             with pytest.raises(Killed):
                 train(config)
     train(config, Start(resume=killed))

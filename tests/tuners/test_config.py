@@ -48,10 +48,14 @@ REFUSED = [
     ({"init_weights": "ortogonal"}, "init_weights='ortogonal' is unknown; did you mean 'orthogonal'"),
     ({"init_weights": "pissa"}, "init_weights='pissa' is unknown"),
     (
-        {"init_lora_weights": "pissa"},
-        "LinChain does not support init_lora_weights='pissa'.*Accepted: True, 'gaussian', False",
+        {"init_lora_weights": "olora"},
+        "LinChain does not support init_lora_weights='olora'.*Accepted: True, 'gaussian', False",
     ),
-    ({"init_lora_weights": "olora"}, "LinChain does not support init_lora_weights='olora'"),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' with init_weights=True: PiSSA takes"),
+    (
+        {"init_lora_weights": "pissa_niter_4", "init_weights": "identity", "chain_widths": [4, 8, 4]},
+        r"init_lora_weights='pissa_niter_4' with chain_widths=\[4, 8, 4\]",
+    ),
     ({"alora_invocation_tokens": [1]}, "LinChain does not support aLoRA"),
     ({"use_qalora": True}, "LinChain does not support QA-LoRA"),
     ({"megatron_config": {"a": 1}}, "LinChain does not support Megatron"),

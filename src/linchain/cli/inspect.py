@@ -121,9 +121,7 @@ def _print_model(report: ModelReport) -> None:
     console = Console(highlight=False)
     console.print(f"{report.method} on {report.model} ({report.architecture})", markup=False)
     console.print(f"trainable parameters  {report.trainable:,} ({report.percent:.4f} % of {report.total:,})")
-    console.print(
-        f"adapter on disk       {_size(report.adapter_bytes)} ({report.adapter_bytes:,} bytes, safetensors)\n"
-    )
+    console.print(f"saved on disk         {_size(report.saved_bytes)} ({report.saved_bytes:,} bytes, safetensors)\n")
     modules = _table("module", "weight", "modules", "parameters")
     for row in report.modules:
         shape = " x ".join(map(str, row.shape)) if row.shape else "in full"

@@ -29,6 +29,9 @@ def methods(
     quiet_libraries()
     console.print(f"{method.title}: {method.equation}", markup=False, highlight=False)
     console.print(f"{method.reference}\n", markup=False, highlight=False)
+    console.print(f"Trains: {method.trains}", markup=False, highlight=False)
+    console.print(f"Optimizer: {method.groups}", markup=False, highlight=False)
+    console.print(f"Use: {method.use}\n", markup=False, highlight=False)
     console.print(_options(method))
 
 

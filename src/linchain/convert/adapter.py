@@ -78,6 +78,10 @@ def adapter_folder(path: Path | str) -> Path:
         raise LinchainError(f"adapter {path} does not exist")
     if not path.is_dir():
         raise LinchainError(f"adapter {path} is a file; name the folder with its {CONFIG_FILE} and {WEIGHTS_FILE}")
+    if (path / "model" / "config.json").is_file():
+        raise LinchainError(
+            f"{path} is a run that trained all weights: {path / 'model'} is a plain Transformers model already"
+        )
     if (path / "config.json").is_file():
         raise LinchainError(f"{path} holds a whole model, not an adapter: {CONFIG_FILE} is missing")
     raise LinchainError(f"{path} is no adapter folder and no finished run: {CONFIG_FILE} is missing")

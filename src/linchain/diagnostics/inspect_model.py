@@ -11,9 +11,9 @@ from linchain.diagnostics import architectures
 from linchain.diagnostics.memory import MemoryEstimate, estimate_training_memory
 from linchain.diagnostics.parameters import (
     ModuleParameters,
-    adapt_on_meta,
-    adapter_file_size,
+    parameter_counts,
     parameters_by_module,
+    saved_size,
 )
 from linchain.errors import LinchainError, unknown_name
 from linchain.evaluation.models import context_length
@@ -23,7 +23,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class ModelReport:
-    """A method's adapter on a model.
+    """A method on a model.
 
     Attributes:
         model: name or path, as given.
@@ -32,7 +32,7 @@ class ModelReport:
         trainable: trainable parameters.
         total: all parameters, the adapter's included.
         modules: the trainable parameters by module.
-        adapter_bytes: size of the saved adapter_model.safetensors.
+        saved_bytes: size of what a run saves as safetensors: the adapter, or the model where it is trained in full.
         memory: estimate for one training step.
     """
 
@@ -42,7 +42,7 @@ class ModelReport:
     trainable: int
     total: int
     modules: list[ModuleParameters]
-    adapter_bytes: int
+    saved_bytes: int
     memory: MemoryEstimate
 
     @property
@@ -61,13 +61,13 @@ def inspect_model(
     sequence_length: int = 256,
     gradient_checkpointing: bool = False,
 ) -> ModelReport:
-    """Build the model and the method's adapter on the meta device, and count.
+    """Build the model as the method trains it on the meta device, and count.
 
     Args:
         model: a shipped architecture, "starter", a folder with a config.json, or a Hub name.
         method: a method of the catalogue.
         options: the method's options.
-        dtype: of the base weights; "auto" is the config's own. Adapters are float32, as PEFT keeps them in training.
+        dtype: of the frozen weights; "auto" is the config's own. What is trained is float32, as PEFT keeps it.
         batch_size: sequences in a forward pass, for the memory estimate.
         sequence_length: tokens of a sequence, for the memory estimate.
         gradient_checkpointing: for the memory estimate.
@@ -91,8 +91,8 @@ def inspect_model(
     base = architectures.build(config, None if dtype == "auto" else getattr(torch, dtype))
     architecture = type(base).__name__
     task = "CAUSAL_LM" if architectures.is_causal_lm(architecture) else "SEQ_CLS"
-    adapted = adapt_on_meta(base, chosen.peft_config(options, task_type=task))
-    trainable, total = adapted.get_nb_trainable_parameters()
+    adapted = chosen.adapt(base, options, task_type=task)
+    trainable, total = parameter_counts(adapted)
     return ModelReport(
         model=model,
         architecture=architecture,
@@ -100,7 +100,7 @@ def inspect_model(
         trainable=trainable,
         total=total,
         modules=parameters_by_module(adapted),
-        adapter_bytes=adapter_file_size(adapted),
+        saved_bytes=saved_size(adapted, chosen.peft_config(options)),
         memory=estimate_training_memory(
             adapted,
             batch_size=batch_size,

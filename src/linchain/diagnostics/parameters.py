@@ -1,4 +1,4 @@
-"""Parameters of an adapter by module, and the size of its file, counted on the real PEFT model (the meta device will do)."""
+"""Trained parameters by module, and the size of their file, counted on the real model (the meta device will do)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from linchain.methods.apply import apply
+from linchain.methods.apply import moves_base
 
 if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
-    from torch import Tensor
-    from transformers import PreTrainedModel
+    from torch import Tensor, nn
 
 # dtypes as safetensors writes them
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "bool": "BOOL"}
@@ -35,15 +33,16 @@ class ModuleParameters:
     parameters: int
 
 
-def adapt_on_meta(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
-    """Put adapters without data on a model of `architectures.build`; mistakes as in `linchain.methods.apply`."""
-    import torch
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """Trainable and all parameters of a model; for one with adapters, as PEFT counts them."""
+    if hasattr(model, "get_nb_trainable_parameters"):
+        trainable, total = model.get_nb_trainable_parameters()
+        return int(trainable), int(total)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
-    with torch.device("meta"):
-        return apply(model, peft_config)
 
-
-def parameters_by_module(model: PeftModel) -> list[ModuleParameters]:
+def parameters_by_module(model: nn.Module) -> list[ModuleParameters]:
     """The trainable parameters, grouped by their module's last name and shape, in the model's order."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -72,11 +71,26 @@ def _weight_shape(layer: Any) -> tuple[int, ...]:
     return tuple(layer.get_base_layer().weight.shape)
 
 
-def adapter_file_size(model: PeftModel) -> int:
-    """Bytes of the adapter_model.safetensors that `model.save_pretrained` would write, its header included."""
-    from peft import get_peft_model_state_dict
+def saved_size(model: nn.Module, config: Any) -> int:
+    """Bytes of the safetensors file that a run would write of this model, its header included.
 
-    return safetensors_size(get_peft_model_state_dict(model))
+    Args:
+        model: with the adapter of `config`, a PeftConfig; where that is None, a model that is trained in full.
+    """
+    import torch
+    from peft import get_peft_model_state_dict
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from linchain.convert.moved_base import for_whole_base
+
+    if config is None:
+        return safetensors_size({name: parameter.data for name, parameter in model.named_parameters()})
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(model)
+    if moves_base(config):
+        with FakeTensorMode():  # shapes without data, on a device that chains fold on
+            fake = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
+            _, tensors = for_whole_base(config, fake, fake)
+    return safetensors_size(tensors)
 
 
 def safetensors_size(tensors: Mapping[str, Tensor]) -> int:

@@ -1,18 +1,18 @@
 """The catalogue of fine-tuning methods that `train`, `compare` and `inspect` choose from.
 
-To add a method: write a file here that declares `METHOD`, and name it below. Nothing here imports peft before a
+To add a method: write a file here that declares `METHODS`, and name it below. Nothing here imports peft before a
 configuration is asked for.
 """
 
 from __future__ import annotations
 
 from linchain.errors import unknown_name
-from linchain.methods import linchain, lora, moslora
+from linchain.methods import bone, full, linchain, lora, miss, moslora
 from linchain.methods.base import Method
 
 __all__ = ["Method", "catalogue", "get", "names"]
 
-_METHODS = {module.METHOD.name: module.METHOD for module in (lora, moslora, linchain)}
+_METHODS = {method.name: method for module in (full, lora, moslora, linchain, bone, miss) for method in module.METHODS}
 
 
 def catalogue() -> list[Method]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from linchain.errors import LinchainError, nearest
 
@@ -14,19 +16,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# Values of `init_lora_weights` with which PEFT takes the start s·BA out of the base weight.
+_MOVING_STARTS = ("pissa", "olora", "lora_ga")
+
+
 def apply(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
-    """`peft.get_peft_model`, with a user's mistakes answered by name. The model may lie on the meta device.
+    """`peft.get_peft_model`, with a user's mistakes answered by name.
+
+    The model may lie on the meta device; its adapter does then, too, and nothing is computed from weights without data.
 
     Raises:
         LinchainError: For target modules that the model does not have, and for whatever else PEFT cannot do with it.
     """
     import peft
+    import torch
 
     targets = getattr(config, "target_modules", None)
     if isinstance(targets, list | tuple | set):
         check_targets(model, sorted(targets))
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    if on_meta and moves_base(config):
+        config = copy.copy(config)
+        config.init_lora_weights = True  # type: ignore[attr-defined]
     try:
-        adapted = peft.get_peft_model(model, config)
+        with torch.device("meta") if on_meta else nullcontext():
+            adapted = peft.get_peft_model(model, config)
     except LinchainError:
         raise
     # what PEFT raises for values, types and modules that it cannot do with
@@ -34,6 +48,12 @@ def apply(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         raise LinchainError(f"{error} The model's modules are: {', '.join(adaptable_names(model))}") from error
     assert isinstance(adapted, peft.PeftModel)
     return adapted
+
+
+def moves_base(config: Any) -> bool:
+    """Whether an adapter of this configuration starts as a part of the base weights, which are then less that part."""
+    init = getattr(config, "init_lora_weights", None)
+    return isinstance(init, str) and init.startswith(_MOVING_STARTS)
 
 
 def check_targets(model: nn.Module, targets: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING, Any
 
 from linchain.errors import LinchainError, first_line
@@ -29,6 +30,11 @@ def attach(
     """
     import peft
 
+    if getattr(config, "init_lora_weights", None) == "lora_ga":
+        raise LinchainError(
+            f"{what} is a LoRA-GA as it is trained: it fits only the weights that its gradients moved. "
+            "The adapter of a finished run fits the base model"
+        )
     base = f" ({config.base_model_name_or_path})" if config.base_model_name_or_path else ""
     other = f"{what} was made for another model{base}:"
     config = copy.deepcopy(config)
@@ -38,7 +44,8 @@ def attach(
         adapted: Any = peft.get_peft_model(model, config)
     except LinchainError:
         raise
-    except (ValueError, TypeError) as error:
+    # what an edited configuration makes PEFT raise
+    except (ValueError, TypeError, NotImplementedError, re.error) as error:
         raise LinchainError(f"{other} {first_line(error)}") from error
     expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
     for key, tensor in tensors.items():

@@ -1,20 +1,21 @@
-"""The base model with a method's adapter on it."""
+"""The base model with a method's adapter on it, or to be trained in full."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
+
+import torch
 
 from linchain import methods
+from linchain.convert.moved_base import check_moved
 from linchain.evaluation.models import load_model
-from linchain.methods.apply import apply
+from linchain.tasks.encoding import collate, pad_token_id
 from linchain.training.config import RunConfig
 from linchain.training.prepare import PreparedData
-
-if TYPE_CHECKING:
-    from peft import PeftModel
+from linchain.training.trainer import head_loss
 
 
-def adapted_model(config: RunConfig, data: PreparedData) -> PeftModel:
+def adapted_model(config: RunConfig, data: PreparedData) -> Any:
     """Loads the base model and puts the adapter of `config.method` on it, drawn with `config.training.seed`.
 
     Raises LinchainError for a model that cannot be loaded and for target modules that it does not have.
@@ -23,8 +24,30 @@ def adapted_model(config: RunConfig, data: PreparedData) -> PeftModel:
     import transformers
 
     task_type = peft.TaskType.CAUSAL_LM if data.labels is None else peft.TaskType.SEQ_CLS
-    peft_config = methods.get(config.method.name).peft_config(config.method.options, task_type=task_type)
+    method = methods.get(config.method.name)
+    method.peft_config(config.method.options, task_type=task_type)  # a mistake in the options comes before the loading
     # the seed comes first: a classifier's head is drawn when the model is loaded
     transformers.set_seed(config.training.seed)
     model = load_model(config.model.name, data.tokenizer, config.model.dtype, data.labels)
-    return apply(model, peft_config)
+    adapted = method.adapt(
+        model, config.method.options, lambda count: _backward(model, config, data, count), task_type=task_type
+    )
+    check_moved(adapted)
+    return adapted
+
+
+def _backward(model: Any, config: RunConfig, data: PreparedData, count: int) -> None:
+    """Forward and backward over `count` training batches, drawn with the run's seed; gradients add up."""
+    if torch.accelerator.is_available():
+        model.to(torch.accelerator.current_accelerator())  # the trainer would move it a little later
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(config.training.seed)).tolist()
+    size = config.training.batch_size
+    for first in range(0, min(count * size, len(order)), size):
+        inputs = collate([data.train[index] for index in order[first : first + size]], pad_token_id(data.tokenizer))
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        if data.labels is None:
+            loss = model(**inputs, use_cache=False).loss
+        else:
+            labels = inputs.pop("labels")
+            loss = head_loss(model(**inputs), labels)
+        loss.backward()

@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from linchain.diagnostics.memory import MemoryEstimate, estimate_training_memory
+from linchain.diagnostics.parameters import parameter_counts
+from linchain.evaluation.models import ADAPTER_CONFIG
 from linchain.evaluation.scores import Score
 from linchain.tasks.encoding import IGNORE
 from linchain.training.config import RunConfig, TrainingConfig
 from linchain.training.prepare import PreparedData
-from linchain.training.run_folder import RunFolder
+from linchain.training.run_folder import RunFolder, read_json
 
 
 def preview(data: PreparedData) -> RenderableType:
@@ -44,12 +46,6 @@ def steps_of(training: TrainingConfig, examples: int) -> int:
     batches = math.ceil(examples / training.batch_size)
     per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
     return training.max_steps or math.ceil(training.epochs * per_epoch)
-
-
-def parameter_counts(model: Any) -> tuple[int, int]:
-    """Trainable and all parameters of a PEFT model."""
-    trainable, total = model.get_nb_trainable_parameters()
-    return int(trainable), int(total)
 
 
 def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
@@ -82,12 +78,15 @@ def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
 
 def _adapter_line(model: Any) -> str:
     """Rank, alpha and targets as they came to be: what makes two methods comparable, or not."""
-    config = model.active_peft_config
+    config = getattr(model, "active_peft_config", None)
+    if config is None:
+        return "all weights, in float32"
     targets = config.target_modules
     named = (
         ", ".join(sorted({name.rpartition(".")[2] for name in targets})) if not isinstance(targets, str) else targets
     )
-    return f"r {config.r}, lora_alpha {config.lora_alpha}, on {named}"
+    alpha = f", lora_alpha {config.lora_alpha}" if hasattr(config, "lora_alpha") else ""
+    return f"r {config.r}{alpha}, on {named}"
 
 
 def _data_line(data: PreparedData) -> str:
@@ -131,6 +130,7 @@ def paths(folder: RunFolder) -> str:
     """Where the parts of a finished run lie, and what can be done next; lines to print unwrapped, as they are copied."""
     parts = {
         "adapter": folder.adapter,
+        "model": folder.model,
         "predictions": folder.predictions,
         "metrics": folder.metrics,
         "loss curve": folder.plot,
@@ -138,5 +138,8 @@ def paths(folder: RunFolder) -> str:
     }
     lines = {name: str(path) for name, path in parts.items() if path.exists()}
     lines["evaluate"] = shlex.join(["linchain", "evaluate", str(folder.path)])
-    lines["export"] = shlex.join(["linchain", "export", str(folder.adapter), str(folder.path / "lora"), "--to", "lora"])
+    if folder.adapter.exists():
+        # the types that are no plain LoRA and equal one
+        to = "lora" if read_json(folder.adapter / ADAPTER_CONFIG)["peft_type"] in ("LINCHAIN", "MISS") else "merged"
+        lines["export"] = shlex.join(["linchain", "export", str(folder.adapter), str(folder.path / to), "--to", to])
     return "\n".join(f"{name:<12} {line}" for name, line in lines.items())

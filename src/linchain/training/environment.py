@@ -9,9 +9,12 @@ import subprocess
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linchain.tasks.records import Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGES = ("linchain", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors")
 
@@ -65,6 +68,13 @@ def hash_records(records: Iterable[Record]) -> str:
     for record in records:
         digest.update(json.dumps(record.fields, sort_keys=True, ensure_ascii=False, default=str).encode())
     return digest.hexdigest()
+
+
+def hash_tensors(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of tensors on the CPU with their names, dtypes and shapes."""
+    from safetensors.torch import save
+
+    return hashlib.sha256(save(tensors)).hexdigest()
 
 
 def _hash_file(path: Path) -> str:

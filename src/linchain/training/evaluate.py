@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from linchain import methods
 from linchain.errors import LinchainError
 from linchain.evaluation.models import (
     ADAPTER_CONFIG,
@@ -101,9 +102,12 @@ def _resolve(question: Question) -> _Target:
     path = Path(question.target).expanduser()
     run = RunFolder(path)
     if run.config.is_file():
-        if not (run.adapter / ADAPTER_CONFIG).is_file():
-            raise LinchainError(f"the run in {path} has no adapter yet ({run.progress()}); continue it with --resume")
         config = load_config(run.config)
+        if (run.model / "config.json").is_file():
+            return _whole_model(run, config, question)
+        if not (run.adapter / ADAPTER_CONFIG).is_file():
+            missing = "adapter" if methods.get(config.method.name).config else "model"
+            raise LinchainError(f"the run in {path} has no {missing} yet ({run.progress()}); continue it with --resume")
         return _Target(question.base or config.model.name, run.adapter, config.model_dump(mode="json"), run.predictions)
     here = Path("predictions")
     if (path / ADAPTER_CONFIG).is_file():
@@ -111,6 +115,15 @@ def _resolve(question: Question) -> _Target:
     if question.base:
         raise LinchainError(f"--model {question.base}: {question.target} is no adapter and no run, so it has no base")
     return _Target(question.target, None, {"task": model_task(load_model_config(question.target))}, here)
+
+
+def _whole_model(run: RunFolder, config: RunConfig, question: Question) -> _Target:
+    """The model that a run of full fine-tuning left, with the run's settings but those of the model it started from."""
+    if question.base:
+        raise LinchainError(f"--model {question.base}: the run in {run.path} trained all weights, it has no base model")
+    settings = config.model_dump(mode="json")
+    settings["model"] = {"chat_template": config.model.chat_template}
+    return _Target(str(run.model), None, settings, run.predictions)
 
 
 def _settings(target: _Target, question: Question) -> RunConfig:

@@ -87,6 +87,7 @@ def run_prepared(
     config: RunConfig, start: Start, folder: RunFolder, data: PreparedData, model: Any, console: Console
 ) -> dict[str, Any]:
     """The part of `train` that writes: from the empty or interrupted folder to result.json."""
+    from linchain.convert.moved_base import start_of
     from linchain.training.display import paths, score_table
     from linchain.training.trainer import trainer_arguments
 
@@ -95,14 +96,15 @@ def run_prepared(
         folder.check(start.resume, start.overwrite)
         if start.overwrite:
             folder.clear()
-        _write_beginnings(config, folder, data)
+        start_tensors = start_of(model)
+        _write_beginnings(config, folder, data, start_tensors)
         began = time.perf_counter()
-        trainer, callbacks = _trainer(arguments, folder, data, model, console)
+        trainer, callbacks = _trainer(arguments, config, folder, data, model, console)
         scores: dict[str, list[Score]] = {}
         if data.test and config.evaluation.baseline:
             scores["before"] = _evaluate(config, folder, data.test, "before", trainer, console)
         resumed_from = _fit(config, folder, trainer, callbacks)
-        _save_adapter(folder, data, trainer.model)
+        _save_trained(folder, data, trainer.model, start_tensors)
         if data.test:
             scores["after"] = _evaluate(config, folder, data.test, "after", trainer, console)
         _plot(folder)
@@ -117,15 +119,20 @@ def run_prepared(
     return result
 
 
-def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData) -> None:
-    """Configuration and environment of a new run; for a resumed one, refuse data or a model that have changed."""
-    from linchain.training.environment import describe_environment
+def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData, start: dict[str, Any] | None) -> None:
+    """Configuration and environment of a new run; for a resumed one, refuse data or a model that have changed.
+
+    So is a `start` that was taken out of the base weights: computed anew, it must be the one that the run began with.
+    """
+    from linchain.training.environment import describe_environment, hash_tensors
 
     now = describe_environment(model_path(config.model.name), data.records)
+    if start is not None:
+        now["start"] = hash_tensors(start)
     if folder.state == "interrupted" and folder.environment.is_file():
         then = read_json(folder.environment)
-        for part in ("model", "data"):
-            if then[part] != now[part]:
+        for part in ("model", "data", "start"):
+            if then.get(part) != now.get(part):
                 raise LinchainError(f"--resume: the {part} changed since the run in {folder.path} began")
         return
     write_text(folder.config, dump_config(config))
@@ -133,13 +140,13 @@ def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData) 
 
 
 def _trainer(
-    arguments: Any, folder: RunFolder, data: PreparedData, model: Any, console: Console
+    arguments: Any, config: RunConfig, folder: RunFolder, data: PreparedData, model: Any, console: Console
 ) -> tuple[Any, tuple[Any, Any]]:
     from linchain.training.callbacks import MetricsFile, ProgressBar, StopOnSignal
     from linchain.training.trainer import RunTrainer
 
     bar, stop = ProgressBar(console), StopOnSignal()
-    trainer = RunTrainer(arguments, data, model, [MetricsFile(folder.metrics), bar, stop])
+    trainer = RunTrainer(arguments, config.method, data, model, [MetricsFile(folder.metrics), bar, stop])
     return trainer, (bar, stop)
 
 
@@ -166,25 +173,45 @@ def _fit(config: RunConfig, folder: RunFolder, trainer: Any, callbacks: tuple[An
 
 
 def _load_final(config: RunConfig, folder: RunFolder, checkpoint: Path, model: Any) -> None:
-    """The adapter that the finished training chose: that of the best checkpoint, else of the last."""
+    """The weights that the finished training chose: those of the best checkpoint, else of the last."""
     import peft
 
     if config.training.keep_best:
         best = read_json(checkpoint / "trainer_state.json")["best_model_checkpoint"]
         checkpoint = folder.checkpoints / Path(best).name
-    peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(checkpoint), device="cpu"))
+    if isinstance(model, peft.PeftModel):
+        peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(checkpoint), device="cpu"))
+    else:
+        trained = type(model).from_pretrained(str(checkpoint), dtype=model.dtype, use_safetensors=True)
+        model.load_state_dict(trained.state_dict())
 
 
-def _save_adapter(folder: RunFolder, data: PreparedData, model: Any) -> None:
-    """Writes the adapter and its tokenizer so that the folder is there whole or not at all."""
-    part = folder.adapter.with_name("adapter.part")
-    for old in (part, folder.adapter):
+def _save_trained(folder: RunFolder, data: PreparedData, model: Any, start: dict[str, Any] | None) -> None:
+    """Writes the adapter, or the model where it is trained in full, so that the folder is there whole or not at all."""
+    import peft
+
+    adapted = isinstance(model, peft.PeftModel)
+    whole = folder.adapter if adapted else folder.model
+    part = whole.with_name(f"{whole.name}.part")
+    for old in (part, whole):
         shutil.rmtree(old, ignore_errors=True)
     model.save_pretrained(str(part))
+    if start is not None:
+        _save_for_whole_base(model, start, part)
     data.tokenizer.save_pretrained(str(part))
-    if data.labels is not None:
+    if adapted and data.labels is not None:  # a model has them in its config.json
         write_json(part / LABELS_FILE, data.labels.names)
-    part.rename(folder.adapter)
+    part.rename(whole)
+
+
+def _save_for_whole_base(model: Any, start: dict[str, Any], part: Path) -> None:
+    """Puts in the place of an adapter that took `start` out of the base weights the one that fits them as they were."""
+    from linchain.convert.adapter import adapter_of, write_adapter
+    from linchain.convert.moved_base import for_whole_base
+
+    config, tensors = for_whole_base(*adapter_of(model, model.active_adapter), start)
+    config.inference_mode = True
+    write_adapter(config, tensors, part)
 
 
 def _evaluate(
@@ -218,7 +245,7 @@ def _plot(folder: RunFolder) -> None:
 def _result(config: RunConfig, data: PreparedData, trainer: Any, scores: dict[str, list[Score]]) -> dict[str, Any]:
     import torch
 
-    from linchain.training.display import parameter_counts
+    from linchain.diagnostics.parameters import parameter_counts
 
     trainable, total = parameter_counts(trainer.model)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

@@ -2,8 +2,9 @@
 
 config.yaml         the resolved configuration          predictions/*.jsonl   per-example results
 environment.json    versions, commit, hashes            adapter/              the trained adapter and its tokenizer
-metrics.jsonl       loss and learning rate by step      checkpoints/          what --resume continues from
-loss.svg            their plot, with matplotlib         result.json           written last: the run is complete
+metrics.jsonl       loss and learning rate by step      model/                instead, where all weights were trained
+loss.svg            their plot, with matplotlib         checkpoints/          what --resume continues from
+                                                        result.json           written last: the run is complete
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.predictions = self.path / "predictions"
         self.adapter = self.path / "adapter"
+        self.model = self.path / "model"
         self.checkpoints = self.path / "checkpoints"
         self.plot = self.path / "loss.svg"
         self.result = self.path / "result.json"
@@ -102,8 +104,8 @@ class RunFolder:
         """Remove what a run writes, and nothing else that lies in the folder."""
         # result.json first and config.yaml last: killed in between, the folder is still an interrupted run
         for path in (
-            self.result, self.predictions, self.adapter, self.checkpoints, self.metrics, self.plot, self.environment,
-            self.config,
+            self.result, self.predictions, self.adapter, self.model, self.checkpoints, self.metrics, self.plot,
+            self.environment, self.config,
         ):  # fmt: skip
             if path.is_dir():
                 shutil.rmtree(path)

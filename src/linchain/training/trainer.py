@@ -10,11 +10,12 @@ import torch
 import transformers
 from torch import nn
 
+from linchain import methods
 from linchain.errors import LinchainError
 from linchain.evaluation.predict import EvaluationData, predict
 from linchain.evaluation.scores import mean_loss
 from linchain.tasks.encoding import collate, pad_token_id
-from linchain.training.config import RunConfig
+from linchain.training.config import MethodConfig, RunConfig
 from linchain.training.prepare import PreparedData
 from linchain.training.run_folder import RunFolder
 
@@ -78,11 +79,15 @@ def _translated(config: RunConfig, folder: RunFolder, has_validation: bool) -> d
 
 
 class RunTrainer(transformers.Trainer):
-    """The validation loss is the token-weighted one of `linchain.evaluation`, the same as in `linchain evaluate`."""
+    """The validation loss is the token-weighted one of `linchain.evaluation`, the same as in `linchain evaluate`.
+
+    The optimizer is the method's, where it has one of its own.
+    """
 
     def __init__(
         self,
         arguments: transformers.TrainingArguments,
+        method: MethodConfig,
         data: PreparedData,
         model: nn.Module,
         callbacks: list[transformers.TrainerCallback],
@@ -99,6 +104,14 @@ class RunTrainer(transformers.Trainer):
         )
         self.remove_callback(transformers.PrinterCallback)
         self.validation: EvaluationData | None = data.validation
+        self.method = method
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = methods.get(self.method.name).make_optimizer(
+                self.model, self.method.options, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
+            )
+        return super().create_optimizer(model)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,7 +53,8 @@ class LinChainConfig(LoraConfig):
             shrinks its signal as 3^(-n/2) and diverges sooner than LoRA at learning rates tuned for LoRA with a large
             alpha and plain SGD.
         init_lora_weights: How A and B start: True (Kaiming-uniform A, zero B), "gaussian" (normal A with standard
-            deviation 1/r, zero B) or False (both random).
+            deviation 1/r, zero B) or False (both random). "pissa" and "pissa_niter_<number>", PiSSA's start, only with
+            init_weights="identity" and a square chain, where BA is what the whole adapter starts as.
 
     Raises:
         LinchainError: For widths, ranks or initialisations that do not fit, and for what LinChain does not support.
@@ -125,11 +127,30 @@ class LinChainConfig(LoraConfig):
                 raise LinchainError(f"LinChain does not support {feature} ({name}={getattr(self, name)!r})")
         if not any(self.init_weights is init or self.init_weights == init for init in CHAIN_INITS):
             raise _unknown_init("init_weights", self.init_weights, CHAIN_INITS)
+        if self._starts_as_pissa():
+            return
         if not any(self.init_lora_weights is init or self.init_lora_weights == init for init in LORA_INITS):
             raise LinchainError(
                 f"LinChain does not support init_lora_weights={self.init_lora_weights!r}, which assumes ΔW = BA. "
-                f"Accepted: {', '.join(map(repr, LORA_INITS))}"
+                f"Accepted: {', '.join(map(repr, LORA_INITS))}, and 'pissa' with init_weights='identity'"
             )
+
+    def _starts_as_pissa(self) -> bool:
+        """Whether A and B start as PiSSA's; LinchainError where the chain would not start as the identity between them."""
+        if not re.fullmatch(r"pissa(_niter_\d+)?", str(self.init_lora_weights)):
+            return False
+        if self.init_weights != "identity":
+            raise LinchainError(
+                f"LinChain does not support init_lora_weights={self.init_lora_weights!r} with "
+                f"init_weights={self.init_weights!r}: PiSSA takes s·BA out of the base weight, which is what the adapter "
+                "starts as only with init_weights='identity'"
+            )
+        if len(set(self.widths(self.r))) > 1:
+            raise LinchainError(
+                f"LinChain does not support init_lora_weights={self.init_lora_weights!r} with "
+                f"chain_widths={self.chain_widths}: B starts anew where the widths differ. Use chain_length"
+            )
+        return True
 
 
 def _is_integer(value: object) -> bool:
