@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from linchain import BoneConfig, LinChainConfig
+from linchain import BoneConfig, LinChainConfig, LinChainModel
 from linchain.errors import LinchainError
 from tests.integrations.tiny_models import ARCHITECTURES
 
@@ -63,8 +63,10 @@ def test_defaults(method: str, name: str) -> None:
     assert len(adapted) == 2 * len(DEFAULTS[method, name])
 
 
-def test_peft_keeps_its_own_defaults() -> None:
+def test_pefts_own_defaults_stay_and_hold_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LoraModel.target_module_mapping["llama"] == ["q_proj", "v_proj"]
+    monkeypatch.setitem(LoraModel.target_module_mapping, "new", ["lin"])
+    assert LinChainModel.target_module_mapping["new"] == ["lin"]
 
 
 def without_gradient(model: Any, name: str) -> set[str]:

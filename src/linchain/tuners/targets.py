@@ -6,6 +6,7 @@ did for one architecture is not carried over to others that share its module nam
 
 from __future__ import annotations
 
+from collections import ChainMap
 from typing import Any
 
 from peft.utils import (
@@ -16,29 +17,35 @@ from torch import nn
 
 from linchain.errors import LinchainError
 
-LINCHAIN_TARGETS: dict[str, Any] = {
-    **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-    # the authors' scripts for LLaMA-3; their parameter counts (arXiv 2411.00039, Table 1) fit these and no others
-    "llama": ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"],
-    # the authors' GLUE script, which runs DeBERTa-v3
-    "deberta-v2": ["query_proj", "key_proj", "value_proj", "intermediate.dense"],
-    # uncertain: the paper names RoBERTa-base for GLUE, but neither its text nor its code says which modules. These are
-    # the modules of the GLUE script by RoBERTa's names
-    "roberta": ["query", "key", "value", "intermediate.dense"],
-}
+# views of PEFT's mappings, not copies: a default that a user adds there holds here too
+LINCHAIN_TARGETS: Any = ChainMap[str, Any](
+    {
+        # the authors' scripts for LLaMA-3; their parameter counts (arXiv 2411.00039, Table 1) fit these and no others
+        "llama": ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"],
+        # the authors' GLUE script, which runs DeBERTa-v3
+        "deberta-v2": ["query_proj", "key_proj", "value_proj", "intermediate.dense"],
+        # uncertain: the paper names RoBERTa-base for GLUE, but neither its text nor its code says which modules. These
+        # are the modules of the GLUE script by RoBERTa's names
+        "roberta": ["query", "key", "value", "intermediate.dense"],
+    },
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+)
 
-BONE_TARGETS: dict[str, Any] = {
-    **TRANSFORMERS_MODELS_TO_MISS_TARGET_MODULES_MAPPING,
-    # the authors' fine-tuning script for LLaMA-2; 87,031,808 parameters (arXiv 2409.15371 v3) fit these seven
-    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-    # The authors' RWKV-PEFT adapts every projection of its "att" and "ffn" parts. In Transformers' RWKV-4 those are PEFT's
-    # default; in flash-linear-attention's RWKV-6, whose token-shift layers hold their projection at `linear`, these.
-    "rwkv": ["key", "value", "receptance", "output"],
-    "rwkv6": [
-        *("r_proj.linear", "k_proj.linear", "v_proj.linear", "g_proj.linear", "o_proj"),
-        *("key.linear", "receptance.linear", "ffn.value"),
-    ],
-}
+BONE_TARGETS: Any = ChainMap[str, Any](
+    {
+        # the authors' fine-tuning script for LLaMA-2; 87,031,808 parameters (arXiv 2409.15371 v3) fit these seven
+        "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        # The authors' RWKV-PEFT adapts every projection of its "att" and "ffn" parts. In Transformers' RWKV-4 those are
+        # PEFT's default too; in flash-linear-attention's RWKV-6, whose token-shift layers hold their projection at
+        # `linear`, these.
+        "rwkv": ["key", "value", "receptance", "output"],
+        "rwkv6": [
+            *("r_proj.linear", "k_proj.linear", "v_proj.linear", "g_proj.linear", "o_proj"),
+            *("key.linear", "receptance.linear", "ffn.value"),
+        ],
+    },
+    TRANSFORMERS_MODELS_TO_MISS_TARGET_MODULES_MAPPING,
+)
 
 # Modules whose weight Transformers' Mamba mixers read themselves instead of calling the module: always (conv1d, dt_proj), or
 # in the fused kernels that train on a GPU (x_proj, out_proj). PEFT refuses out_proj and conv1d, for LoRA alone.
