@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from linchain.errors import LinchainError
 from linchain.ops import block_affine
+from linchain.tuners.base_output import base_output
 from linchain.tuners.bone.config import BoneConfig
 from linchain.tuners.bone.stored import Kept, row_reader
 
@@ -88,9 +89,7 @@ class BoneLayer(nn.Module, BaseTunerLayer):
     def _adapted(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
         """The output under `adapters`, the last of which moves what the others have made of the weight."""
         if not adapters:
-            y = self.base_layer(x, *args, **kwargs)
-            # it is added to in place: some quantised layers give out what they need themselves
-            return y if self.quantization_backend is None else y.clone()
+            return base_output(self, x, *args, **kwargs)
         *before, last = adapters
         form, blocks = self.bone_form[last], self.bone_block[last]
         if form == "col":

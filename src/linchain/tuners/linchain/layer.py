@@ -16,7 +16,9 @@ import torch
 from peft.tuners.lora import layer as lora
 from torch import Tensor, nn
 
+from linchain.ops.adapted_linear import add_update
 from linchain.ops.chain import LOW_PRECISION
+from linchain.tuners.base_output import base_output
 from linchain.tuners.linchain.chain import Chain, ChainedA, _rebuild, chained_class
 from linchain.tuners.linchain.config import LinChainConfig
 
@@ -84,6 +86,35 @@ class LinChainLayer(_LoraLayer):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _rebuild, (linchain_class, type(self).__bases__[1]), self.__getstate__()
+
+
+class LinChainLinear(LinChainLayer):
+    """Mixin for plain linear layers: their forward keeps x once, in its own dtype, and adds to the output in place."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        adapters = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or kwargs or not all(map(self._has_plain_factors, adapters)):
+            return super().forward(x, *args, **kwargs)
+        y = base_output(self, x, *args)
+        for name in adapters:
+            a, dropout = self.lora_A[name], self.lora_dropout[name]
+            folded = a.folded_weight() if isinstance(a, ChainedA) else a.weight
+            p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+            y = add_update(y, x, folded * self.scaling[name], self.lora_B[name].weight, p)
+        return y
+
+    def _has_plain_factors(self, adapter: str) -> bool:
+        """Whether A and B may be read instead of called: no hooks (sharding is made of them), bias or variant such as DoRA."""
+        a, b, dropout = self.lora_A[adapter], self.lora_B[adapter], self.lora_dropout[adapter]
+        return (
+            type(a) in (nn.Linear, chained_class(nn.Linear))
+            and type(b) is nn.Linear
+            and b.bias is None
+            and type(dropout) in (nn.Identity, nn.Dropout)
+            and adapter not in self.lora_variant
+            and self.cast_input_dtype_enabled
+            and not any(module._forward_hooks or module._forward_pre_hooks for module in (a, b, dropout))
+        )
 
 
 class LinChainParamWrapper(LinChainLayer):
@@ -208,6 +239,8 @@ def linchain_class(base: Any) -> type:
         mixin = LinChainEmbedding
     elif issubclass(base, lora.ParamWrapper):
         mixin = LinChainParamWrapper
+    elif base is lora.Linear:
+        mixin = LinChainLinear
     # PEFT recognises some layers by their class's name
     return type(base.__name__, (mixin, base), {"__module__": __name__})
 
