@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from torch import Tensor
 
 from linchain import BoneConfig, LinChainConfig
 from linchain.convert.export import export
-from tests.integrations.tiny_models import ARCHITECTURES, Architecture
+from tests.integrations.tiny_models import ARCHITECTURES, Architecture, logits, train
 
 METHODS: dict[str, Callable[..., Any]] = {
     "linchain": lambda **options: LinChainConfig(r=4, chain_length=2, init_weights="orthogonal", **options),
@@ -51,26 +50,6 @@ def load(architecture: Architecture, folder: Path) -> Any:
     import transformers
 
     return getattr(transformers, architecture.model).from_pretrained(folder, dtype=torch.float32)
-
-
-@torch.no_grad()
-def logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    return model.eval()(**batch).logits
-
-
-def train(model: Any, batch: dict[str, Tensor], steps: int) -> list[float]:
-    """Losses before each of `steps` steps of AdamW, and after the last."""
-    model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
-    losses = []
-    for _ in range(steps):
-        loss = model(**batch).loss
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        return [*losses, model(**batch).loss.item()]
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)

@@ -102,3 +102,23 @@ ARCHITECTURES = {
         {"target_modules": ["key", "value", "receptance", "output"]},
     ),
 }
+
+
+@torch.no_grad()
+def logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    return model.eval()(**batch).logits
+
+
+def train(model: Any, batch: dict[str, Tensor], steps: int) -> list[float]:
+    """Losses before each of `steps` steps of AdamW, and after the last."""
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    losses = []
+    for _ in range(steps):
+        loss = model(**batch).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return [*losses, model(**batch).loss.item()]
