@@ -87,6 +87,12 @@ def test_modules_that_mamba_does_not_call_are_refused(module: str) -> None:
             adapt("mamba", BoneConfig(r=8, target_modules=["in_proj", module]))
 
 
+def test_what_is_left_of_mamba_can_be_adapted() -> None:
+    refused = ["dt_proj", "out_proj", "x_proj"]
+    model = adapt("mamba", LinChainConfig(target_modules="all-linear", exclude_modules=refused))
+    assert {key.rpartition(".")[2] for key in model.targeted_module_names} == {"in_proj"}
+
+
 def test_why_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """With PEFT's LoRA, which takes two of them: dt_proj never trains, x_proj not where there is a fused kernel."""
     model = adapt("mamba", LoraConfig(target_modules=["in_proj", "x_proj", "dt_proj"]))
