@@ -7,19 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from linchain import BoneConfig, LinChainConfig
+from linchain import BoneConfig, LinChainConfig, methods
+from linchain.methods.apply import moves_base
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method under contract: how its config is made, and what it does not do (with the words of the refusal).
+    """A method under contract: how its adapter is made, and what it does not do (with the words of the refusal).
 
     `random` makes every parameter of the adapter random, so that the adapter is no identity; `prefix` is how PEFT knows
-    the adapter's parameters by name.
+    the adapter's parameters by name; `layers` are the kinds of layer that it is under contract with, all where empty.
     """
 
     name: str
@@ -28,36 +29,76 @@ class Method:
     refuses: dict[str, str] = field(default_factory=dict)
     random: dict[str, Any] = field(default_factory=lambda: {"init_lora_weights": False})
     prefix: str = "lora_"
+    layers: tuple[str, ...] = ()
+    moves_base = False
+    frozen: str | None = None
 
     def config(self, **common: Any) -> PeftConfig:
         return self.config_cls(**{**self.options, **common})
+
+    def adapt(self, model: nn.Module, x: Tensor, *, random: bool, **options: Any) -> PeftModel:
+        """`model` with an adapter as users start it, or with one that is random."""
+        start = self.random if random else dict.fromkeys(self.random, True)
+        return get_peft_model(model, self.config(**{**start, **options}))
+
+
+class Catalogued(Method):
+    """A method of the catalogue, adapted as `linchain train` does it, and made random afterwards."""
+
+    @property
+    def moves_base(self) -> bool:  # type: ignore[override]
+        """Whether the start is taken out of the base weight (in float32)."""
+        return moves_base(self.config())
+
+    def config(self, **common: Any) -> PeftConfig:
+        config = methods.get(self.name).peft_config(self.options, **common)
+        assert config is not None
+        return config
+
+    def adapt(self, model: nn.Module, x: Tensor, *, random: bool, **options: Any) -> PeftModel:
+        method: Any = methods.get(self.name)
+        dtype = x.dtype
+        if self.moves_base and dtype == torch.float64:  # PEFT decomposes weights in float32 at most
+            model, x = model.float(), x.float()
+        adapted = method.adapt(model, self.options, lambda _: model(x).square().sum().backward(), **options)
+        if model.head.weight.dtype != dtype:
+            adapted = adapted.to(dtype)
+        for parameter in adapted.parameters():
+            if random and parameter.requires_grad:
+                nn.init.normal_(parameter, std=0.5)
+        return adapted
+
+
+def _catalogued(method: methods.Method) -> Catalogued:
+    """On linear layers: the tuners' own rows of the table cover the others."""
+    options = {"r": 4, "lora_alpha": 8} if "lora_alpha" in method.options else {"r": 4}
+    prefix = {"bone": "bone_", "miss": "miss_"}.get(method.name[:4], "lora_")
+    return Catalogued(method.name, PeftConfig, options, {}, {}, prefix, ("linear",), method.frozen)
 
 
 def _bone(form: str) -> Method:
     not_linear = ("embedding", "conv1d", "conv2d", "conv3d", "attention")
     refuses = dict.fromkeys(not_linear, "Bone adapts linear layers")
     refuses |= dict.fromkeys(("parameter", "experts"), "target_parameters")
-    return Method(f"bone-{form}", BoneConfig, {"r": 4, "form": form}, refuses, {"init_weights": False}, "bone_")
+    return Method(f"{form}-bone", BoneConfig, {"r": 4, "form": form}, refuses, {"init_weights": False}, "bone_")
 
 
 METHODS = [
-    Method("lora", LoraConfig, {"r": 4, "lora_alpha": 8}),
+    Method("lora-layers", LoraConfig, {"r": 4, "lora_alpha": 8}),
     Method("linchain-0", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 0}),
-    Method("moslora", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 1}),
+    Method("linchain-1", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 1}),
     Method("linchain-3", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 3}),
     Method(
-        "linchain-3-orthogonal",
+        "orthogonal-3",
         LinChainConfig,
         {"r": 4, "lora_alpha": 8, "chain_length": 3, "init_weights": "orthogonal"},
     ),
-    Method(
-        "linchain-2-identity", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 2, "init_weights": "identity"}
-    ),
-    Method("linchain-rslora", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 2, "use_rslora": True}),
+    Method("identity-2", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 2, "init_weights": "identity"}),
+    Method("rslora-2", LinChainConfig, {"r": 4, "lora_alpha": 8, "chain_length": 2, "use_rslora": True}),
     Method("linchain-4-8-4", LinChainConfig, {"chain_widths": [4, 8, 4], "lora_alpha": 8}),
     Method("linchain-4-6-2", LinChainConfig, {"chain_widths": [4, 6, 2], "lora_alpha": 8}),
     Method(
-        "linchain-dora",
+        "dora-2",
         LinChainConfig,
         {"r": 4, "lora_alpha": 8, "chain_length": 2, "use_dora": True},
         refuses={
@@ -69,6 +110,8 @@ METHODS = [
     _bone("col"),
     _bone("row"),
     _bone("plain"),
+    # all but full fine-tuning, which has no adapter
+    *(_catalogued(method) for method in methods.catalogue() if method.config is not None),
 ]
 
 

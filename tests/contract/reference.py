@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from peft import PeftConfig
+from peft import MissConfig, PeftConfig
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from linchain import BoneConfig
+from linchain.methods.apply import moves_base
 from linchain.ops import reference
 
 from .cases import Layer
@@ -38,25 +39,35 @@ def scaling_of(config: PeftConfig) -> float:
     return config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
 
 
-def bone_weight(layer: Layer, base: nn.Module, adapted: nn.Module, config: BoneConfig) -> dict[str, Tensor]:
-    """A linear layer's weight as Bone moves it."""
-    move = {
-        "col": reference.bone_col_weight,
-        "row": reference.bone_row_weight,
-        "plain": reference.bone_plain_weight,
-    }[config.form]
-    w, block = base.get_parameter("layer.weight").detach(), adapted.get_parameter("bone_block.default")
-    return {"layer.weight": move(w.T, block).T if layer.name == "Conv1D" else move(w, block)}
+_BLOCKS = {
+    "col": reference.bone_col_weight,
+    "row": reference.bone_row_weight,
+    "plain": reference.bone_plain_weight,
+}
+
+
+def block_weight(
+    layer: Layer, base: nn.Module, adapted: nn.Module, config: BoneConfig | MissConfig
+) -> dict[str, Tensor]:
+    """A linear layer's weight as Bone or MiSS moves it."""
+    if isinstance(config, MissConfig):
+        form, name = ("col" if config.init_weights == "bat" else "plain"), "miss_block"
+    else:
+        form, name = config.form, "bone_block"
+    w, block = base.get_parameter("layer.weight").detach(), adapted.get_parameter(f"{name}.default")
+    return {"layer.weight": _BLOCKS[form](w.T, block).T if layer.name == "Conv1D" else _BLOCKS[form](w, block)}
 
 
 def reference_weights(layer: Layer, base: nn.Module, adapted: nn.Module, config: PeftConfig) -> dict[str, Tensor]:
     """Each adapted base weight with its dense update, differentiable in the adapter's parameters."""
-    if isinstance(config, BoneConfig):
-        return bone_weight(layer, base, adapted, config)
+    if isinstance(config, BoneConfig | MissConfig):
+        return block_weight(layer, base, adapted, config)
     weights = {}
     for name, prefix in layer.weights.items():
         parameters = adapter_parameters(adapted, prefix)
         w = base.get_parameter(f"layer.{name}").detach()
+        if moves_base(config):
+            w = adapted.get_parameter(f"base_layer.{name}").detach()
         delta = scaling_of(config) * layer.delta(parameters["A"], factors_of(parameters), parameters["B"])
         if name == "out_proj.weight":
             # PEFT 0.21 merges attention's output projection twice, the second time without gradient. We inherit it, so

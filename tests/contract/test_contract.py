@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ SUPPORTED = [
     pytest.param(method, layer, id=f"{method.name}-{layer.name}")
     for method in METHODS
     for layer in LAYERS
-    if layer.name not in method.refuses
+    if layer.name not in method.refuses and layer.name in (method.layers or [layer.name])
 ]
 REFUSED = [
     pytest.param(method, layer, id=f"{method.name}-{layer.name}")
@@ -40,16 +41,13 @@ REFUSED = [
 every_case = pytest.mark.parametrize(("method", "layer"), SUPPORTED)
 
 
-def adapt(method: Method, layer: Layer, *, dtype: torch.dtype = torch.float64, **options) -> PeftModel:
-    """A model with a random adapter (B is not zero), deterministic."""
-    base = layer.model(dtype)
+def adapt(
+    method: Method, layer: Layer, *, dtype: torch.dtype = torch.float64, random: bool = True, **options
+) -> PeftModel:
+    """A model with a random adapter (B is not zero), or with `random=False` one as users start it; deterministic."""
+    base, x = layer.model(dtype), layer.sample(dtype)
     torch.manual_seed(3)
-    return get_peft_model(base, method.config(**{**method.random, **layer.targets, **options}))
-
-
-def start(method: Method) -> dict[str, bool]:
-    """The options with which the method starts as users start it."""
-    return dict.fromkeys(method.random, True)
+    return method.adapt(base, x, random=random, **layer.targets, **options)
 
 
 def adapted_layer(model: PeftModel) -> BaseTunerLayer:
@@ -70,8 +68,9 @@ def test_refusal_names_the_feature(method: Method, layer: Layer) -> None:
 
 @every_case
 def test_identity_at_step_0(method: Method, layer: Layer) -> None:
-    model = adapt(method, layer, **start(method))
-    torch.testing.assert_close(model(layer.sample()), layer.model()(layer.sample()), **EXACT)
+    model = adapt(method, layer, random=False)
+    tolerance = {"rtol": 0, "atol": 1e-5} if method.moves_base else EXACT
+    torch.testing.assert_close(model(layer.sample()), layer.model()(layer.sample()), **tolerance)
 
 
 @every_case
@@ -79,7 +78,8 @@ def test_only_the_adapter_is_trainable(method: Method, layer: Layer) -> None:
     model = adapt(method, layer)
     assert trainable(model)
     for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == (method.prefix in name), name
+        frozen = method.frozen is not None and re.search(method.frozen, name)
+        assert parameter.requires_grad == (method.prefix in name and not frozen), name
     gradients(model(layer.sample()), trainable(model))
 
 
@@ -104,9 +104,13 @@ def test_merge_equals_forward_and_unmerge_restores(method: Method, layer: Layer,
     model.merge_adapter(safe_merge=safe)
     torch.testing.assert_close(model(x), expected, **EXACT)
     model.unmerge_adapter()
-    torch.testing.assert_close(model(x), expected, **EXACT)
+    # PEFT inverts in float32 there
+    restored = {"rtol": 0, "atol": 1e-4} if method.name == "miss-bat" else EXACT
+    torch.testing.assert_close(model(x), expected, **restored)
+    if method.moves_base:
+        return
     with model.disable_adapter():
-        torch.testing.assert_close(model(x), layer.model().eval()(x), **EXACT)
+        torch.testing.assert_close(model(x), layer.model().eval()(x), **restored)
 
 
 @every_case
@@ -121,6 +125,8 @@ def test_merge_and_unload_leaves_a_plain_model(method: Method, layer: Layer) -> 
 @every_case
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True], ids=["plain", "meta"])
 def test_save_and_load(method: Method, layer: Layer, tmp_path: Path, low_cpu_mem_usage: bool) -> None:
+    if method.moves_base:
+        pytest.skip("runs save a plain LoRA for the base as it was instead (tests/convert/test_moved_base.py)")
     model, x = adapt(method, layer).eval(), layer.sample()
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(layer.model(), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage).eval()
@@ -136,7 +142,7 @@ def test_save_and_load(method: Method, layer: Layer, tmp_path: Path, low_cpu_mem
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bf16-base"])
 def test_folded_lora_equals_forward(method: Method, layer: Layer, dtype: torch.dtype) -> None:
-    if method.config_cls is not LinChainConfig:
+    if method.config_cls is not LinChainConfig:  # the catalogue's own tests export its methods
         pytest.skip("nothing to fold")
     model, x = adapt(method, layer, dtype=dtype).eval(), layer.sample(dtype)
     config, state = fold_to_lora(model)
@@ -150,6 +156,8 @@ def test_folded_lora_equals_forward(method: Method, layer: Layer, dtype: torch.d
 
 @every_case
 def test_several_adapters(method: Method, layer: Layer) -> None:
+    if method.moves_base:
+        pytest.skip("a second start would be taken out of the base weight, too")
     model, x = adapt(method, layer).eval(), layer.sample()
     first = model(x)
     model.add_adapter("other", method.config(**{**method.random, **layer.targets}))
@@ -168,7 +176,7 @@ def test_several_adapters(method: Method, layer: Layer) -> None:
 
 @every_case
 def test_mixed_batch(method: Method, layer: Layer) -> None:
-    if layer.name in NO_MIXED_BATCH or "dora" in method.name or method.prefix != "lora_":
+    if layer.name in NO_MIXED_BATCH or "dora" in method.name or method.prefix != "lora_" or method.moves_base:
         pytest.skip("PEFT does not support mixed batches here")
     model, x = adapt(method, layer).eval(), layer.sample()
     model.add_adapter("other", method.config(**{**method.random, **layer.targets}))
@@ -243,4 +251,5 @@ def test_copies_and_pickles(method: Method, layer: Layer) -> None:
     model, x = adapt(method, layer).eval(), layer.sample()
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         torch.testing.assert_close(twin(x), model(x), **EXACT)
-        twin.add_adapter("other", method.config(**layer.targets))
+        if not method.moves_base:
+            twin.add_adapter("other", method.config(**layer.targets))
