@@ -231,6 +231,18 @@ def test_weighted_adapters_are_pefts_on_the_folded_chains(combination: str) -> N
     torch.testing.assert_close(ours(x()), before, **EXACT)
 
 
+def test_weighted_adapter_of_a_rank_above_the_weights_smaller_side() -> None:
+    """PEFT's own fails there; what the rank has to spare is zero."""
+    model = linchain(r=9)
+    model.add_adapter("other", LinChainConfig(r=9, init_weights=False, target_modules=["0", "2"]))
+    layer = model.base_model.model[2]  # 8 inputs, 6 outputs
+    expected = 0.7 * layer.get_delta_weight("default") - 0.4 * layer.get_delta_weight("other")
+    model.add_weighted_adapter(["default", "other"], [0.7, -0.4], "mix", combination_type="svd")
+    assert layer.lora_A["mix"].weight.shape == (9, 8)
+    assert layer.lora_B["mix"].weight.shape == (6, 9)
+    torch.testing.assert_close(layer.get_delta_weight("mix"), expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("combination", ["linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"])
 def test_combining_factors_of_chains_is_refused(combination: str) -> None:
     model = linchain(chain_length=2)

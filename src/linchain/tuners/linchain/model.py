@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch.nn.functional as F
 from peft import PeftConfig
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -90,6 +91,18 @@ class LinChainModel(lora.LoraModel):
             )
         with self._folded(adapters):
             super().add_weighted_adapter(adapters, weights, adapter_name, combination_type=combination_type, **kwargs)
+
+    def _svd_generalized_task_arithmetic_weighted_adapter(  # type: ignore[no-untyped-def]
+        self, combination_type, adapters, weights, new_rank, target, target_lora_A, target_lora_B, *args, **kwargs
+    ):
+        """PEFT's, which fails where the rank is more than a weight's smaller side: there, filled up with zeros."""
+        sides = (target_lora_A.shape[-1], target_lora_B.shape[0])
+        rank = min(new_rank, *sides) if target_lora_A.dim() == 2 else new_rank
+        a, b = super()._svd_generalized_task_arithmetic_weighted_adapter(
+            combination_type, adapters, weights, rank, target, target_lora_A, target_lora_B, *args, **kwargs
+        )
+        missing = new_rank - rank
+        return (F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))) if missing else (a, b)
 
     @contextmanager
     def _folded(self, adapters: list[str]) -> Iterator[None]:
