@@ -92,7 +92,7 @@ class LinChainModel(lora.LoraModel):
         with self._folded(adapters):
             super().add_weighted_adapter(adapters, weights, adapter_name, combination_type=combination_type, **kwargs)
 
-    def _svd_generalized_task_arithmetic_weighted_adapter(  # type: ignore[no-untyped-def]
+    def _svd_generalized_task_arithmetic_weighted_adapter(
         self, combination_type, adapters, weights, new_rank, target, target_lora_A, target_lora_B, *args, **kwargs
     ):
         """PEFT's, which fails where the rank is more than a weight's smaller side: there, filled up with zeros."""
