@@ -243,12 +243,9 @@ def _plot(folder: RunFolder) -> None:
 
 
 def _result(config: RunConfig, data: PreparedData, trainer: Any, scores: dict[str, list[Score]]) -> dict[str, Any]:
-    import torch
-
     from linchain.diagnostics.parameters import parameter_counts
 
     trainable, total = parameter_counts(trainer.model)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {
         "model": config.model.name,
         "method": config.method.model_dump(mode="json"),
@@ -258,5 +255,5 @@ def _result(config: RunConfig, data: PreparedData, trainer: Any, scores: dict[st
         "steps": trainer.state.global_step,
         "metric": data.test.metric if data.test else None,
         "scores": {stage: [asdict(one) for one in found] for stage, found in scores.items()},
-        "peak_gpu_bytes": peak,
+        "cost": trainer.cost.summary(),
     }

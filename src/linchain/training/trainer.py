@@ -16,6 +16,7 @@ from linchain.evaluation.predict import EvaluationData, predict
 from linchain.evaluation.scores import mean_loss
 from linchain.tasks.encoding import collate, pad_token_id
 from linchain.training.config import MethodConfig, RunConfig
+from linchain.training.cost import StepCost
 from linchain.training.prepare import PreparedData
 from linchain.training.run_folder import RunFolder
 
@@ -102,6 +103,8 @@ class RunTrainer(transformers.Trainer):
             compute_loss_func=head_loss if data.labels is not None else None,
             callbacks=callbacks,
         )
+        self.cost = StepCost()
+        self.add_callback(self.cost)
         self.remove_callback(transformers.PrinterCallback)
         self.validation: EvaluationData | None = data.validation
         self.method = method

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTuner, _get_in_out_features
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from torch import nn
@@ -42,6 +43,8 @@ class BoneModel(BaseTuner):
     prefix: str = "bone_"
     tuner_layer_cls = BoneLayer
     target_module_mapping = BONE_TARGETS
+    # BaseTuner's own reads the weight of a classification head, which may be several layers
+    _replace_module = lora.LoraModel._replace_module
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Refuse blocks that do not fit before the first module is replaced."""

@@ -1,0 +1,77 @@
+"""What training steps cost here: their time and the memory that they reach, measured while they run."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+# Linux keeps the highest resident set of a process; writing 5 to clear_refs sets it back to the present one
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class StepCost(TrainerCallback):
+    """Times every optimizer step (evaluations and checkpoints left out) and keeps the highest memory within one."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.peak: int | None = None
+        self.before: int | None = None
+        self._began = 0.0
+
+    def summary(self) -> dict[str, Any] | None:
+        """For result.json; None where no step was run.
+
+        seconds_per_step: the median. peak_memory_bytes: on a GPU the allocated memory, else the process's resident set
+        (with Python and all libraries); memory_before_bytes: the same before the first step. None where the system does
+        not tell.
+        """
+        if not self.seconds:
+            return None
+        return {
+            "seconds_per_step": round(statistics.median(self.seconds), 6),
+            "peak_memory_bytes": self.peak,
+            "memory_before_bytes": self.before,
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
+        }
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        _reset_peak()
+        if self.before is None:
+            self.before = _peak()
+        self._began = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - self._began)
+        peak = _peak()
+        if peak is not None:
+            self.peak = max(self.peak or 0, peak)
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif _CLEAR.exists():
+        with contextlib.suppress(OSError):  # some containers forbid it: the peak is then the process's so far
+            _CLEAR.write_text("5")
+
+
+def _peak() -> int | None:
+    """Bytes, the highest since `_reset_peak`."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if not _STATUS.exists():
+        return None
+    line = next((line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")), None)
+    return int(line.split()[1]) * 1024 if line else None
