@@ -44,7 +44,7 @@ class BoneModel(BaseTuner):
     tuner_layer_cls = BoneLayer
     target_module_mapping = BONE_TARGETS
     # BaseTuner's own reads the weight of a classification head, which may be several layers
-    _replace_module = lora.LoraModel._replace_module
+    _replace_module: Any = lora.LoraModel._replace_module
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Refuse blocks that do not fit before the first module is replaced."""
