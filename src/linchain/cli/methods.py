@@ -27,12 +27,11 @@ def methods(
     from linchain.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    console.print(f"{method.title}: {method.equation}", markup=False, highlight=False)
-    console.print(f"{method.reference}\n", markup=False, highlight=False)
-    console.print(f"Trains: {method.trains}", markup=False, highlight=False)
-    console.print(f"Optimizer: {method.groups}", markup=False, highlight=False)
-    console.print(f"Use: {method.use}\n", markup=False, highlight=False)
-    console.print(_options(method))
+    about = {"trained": method.trains, "optimizer": method.groups, "when": method.use, "result": method.leaves}
+    lines = [f"{method.title}: {method.equation}", method.reference, *(f"{key}: {text}" for key, text in about.items())]
+    console.print("\n".join(lines) + "\n", markup=False, highlight=False)
+    if method.options or method.fixed:
+        console.print(_options(method))
 
 
 def _list() -> Table:
@@ -41,9 +40,9 @@ def _list() -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("method", no_wrap=True)
     table.add_column("adapted layer", no_wrap=True)
-    table.add_column("reference")
+    table.add_column("arXiv", no_wrap=True)
     for method in catalogue.catalogue():
-        table.add_row(method.name, method.equation, method.reference)
+        table.add_row(method.name, method.equation, method.arxiv or "")
     return table
 
 

@@ -58,6 +58,15 @@ class Option:
     help: str
 
 
+_LEAVES = {
+    "lora": "A plain LoRA adapter, which any LoRA server reads; `linchain export --to merged` puts it into the weights.",
+    "foldable": "An adapter that `linchain export --to lora` makes a plain LoRA of, exactly; `--to merged` puts it into the "
+    "weights.",
+    "dense": "An adapter that `linchain export --to merged` puts into the weights; it equals no plain LoRA.",
+    "model": "A plain Transformers model, in `model/` of the run's folder; there is nothing to export.",
+}
+
+
 @dataclass(frozen=True)
 class Method:
     """A fine-tuning method as the catalogue knows it.
@@ -66,7 +75,8 @@ class Method:
         name: short and lower-case, as users write it.
         title: as its paper writes it.
         equation: the adapted layer in one line; x is a row, W0 frozen, s the scale.
-        reference: title of the paper and its arXiv number.
+        paper: its title.
+        arxiv: its number on arXiv; None where there is no paper.
         trains: what is trained, and what stays as it starts.
         use: when to use it, one sentence or more.
         config: "module:class" of its PEFT configuration, imported when first needed; None where there is no adapter.
@@ -88,7 +98,8 @@ class Method:
     name: str
     title: str
     equation: str
-    reference: str
+    paper: str
+    arxiv: str | None
     trains: str
     use: str
     config: str | None
@@ -119,6 +130,16 @@ class Method:
             defaults={option: value for option, value in defaults.items() if option not in settled},
             **changes,
         )
+
+    @property
+    def reference(self) -> str:
+        """The paper's title and its arXiv number."""
+        return self.paper if self.arxiv is None else f"{self.paper}, arXiv {self.arxiv}"
+
+    @property
+    def leaves(self) -> str:
+        """What a run leaves, and what becomes of it, in words."""
+        return _LEAVES[self.result]
 
     @property
     def config_class(self) -> type[PeftConfig] | None:

@@ -9,7 +9,8 @@ METHODS = (
         name="full",
         title="Full fine-tuning",
         equation="y = x W",
-        reference="no paper: the method that the others approximate",
+        paper="the method that the others approximate",
+        arxiv=None,
         trains="All weights of the model, in float32.",
         use="The reference, where memory allows: weights, gradients and two moments in float32 are 16 bytes a parameter. "
         "Its best learning rate is far below LoRA's.",

@@ -26,9 +26,11 @@ def full(model: PreTrainedModel, config: None, own: Mapping[str, Any], backward:
 
 
 def lora_ga(model: PreTrainedModel, config: LoraConfig, own: Mapping[str, Any], backward: Backward | None) -> PeftModel:
-    """LoRA-GA (arXiv 2407.05000) from the mean gradient over `own["gradient_batches"]` batches. Without data, counts only."""
-    if backward is None:
+    """LoRA-GA (arXiv 2407.05000) from the mean gradient over `own["gradient_batches"]` training batches."""
+    if _without_data(model):
         return apply(model, config)
+    if backward is None:
+        raise LinchainError("method 'lora-ga' starts from gradients: it needs the `backward` over training batches")
     try:
         preprocess_loraga(model, config, lambda: backward(own["gradient_batches"]))
     except ValueError as error:
@@ -50,6 +52,8 @@ def lora_chain_start(
 ) -> PeftModel:
     """A plain LoRA whose A is what A and the chain are together in a LinChain drawn at the same seed."""
     adapted = apply(model, config)
+    if _without_data(model):
+        return adapted
     for layer in [module for module in adapted.modules() if isinstance(module, LoraLayer)]:
         # an embedding's A starts at zero, with a chain as without
         for name, module in layer.lora_A.items():
@@ -57,3 +61,7 @@ def lora_chain_start(
             chain.add_chain((layer.r[name],) * (own["chain_length"] + 1), own["init_weights"], like=a, drawn=a)
             a.copy_(chain.folded(a.flatten(1)).view_as(a))
     return adapted
+
+
+def _without_data(model: PreTrainedModel) -> bool:
+    return any(parameter.is_meta for parameter in model.parameters())
