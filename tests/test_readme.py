@@ -1,10 +1,11 @@
-"""The README's commands, Python example and configuration, run as they stand there (training shortened)."""
+"""The README's commands, Python examples and configuration, run as they stand there (training shortened)."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -42,10 +43,12 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (tmp_path / "dry").exists()
 
 
-def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("python")
-    exec(compile(example, "README.md", "exec"), {})
+    for example in blocks("python"):
+        names: dict[str, Any] = {}
+        exec(compile(example, "README.md", "exec"), names)
+        assert names["model"].get_nb_trainable_parameters()[0] > 0
     assert (tmp_path / "my-adapter/adapter_model.safetensors").is_file()
 
 

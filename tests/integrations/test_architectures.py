@@ -20,12 +20,9 @@ METHODS: dict[str, Callable[..., Any]] = {
     "bone-row": lambda **options: BoneConfig(r=8, form="row", **options),
 }
 EXPORTS = {"linchain": ("lora", "merged")}
-_HEAD = "PEFT's BaseTuner, which unloads MiSS and Bone, takes a saved classification head for a single layer"
 # Bone adapts modules, not parameters of stacked experts
 CASES = [
-    pytest.param(
-        name, method, marks=pytest.mark.xfail(name == "roberta" and method != "linchain", reason=_HEAD, strict=True)
-    )
+    (name, method)
     for name, architecture in ARCHITECTURES.items()
     for method in METHODS
     if method == "linchain" or "target_parameters" not in architecture.targets

@@ -29,6 +29,15 @@ def test_paper_recipe_has_the_papers_protocol():
     assert config.data.train_on_prompt
 
 
+def test_bone_recipe_has_the_papers_protocol():
+    config = load_config(ROOT / "recipes" / "metamath-llama2-7b.yaml")
+    training = config.training
+    assert training.batch_size * training.gradient_accumulation_steps == 64
+    assert (training.epochs, training.learning_rate, training.lr_scheduler) == (1, 2e-5, "cosine")
+    assert (config.method.name, config.method.options["r"]) == ("bone-col", 64)
+    assert (config.data.limit, config.data.max_length) == (395_000, 512)
+
+
 @pytest.mark.parametrize("name", ["demo", "chat", "instruction", "wikitext-stories260k"])
 def test_recipe_makes_its_first_steps(name, tmp_path, monkeypatch):
     path = ROOT / "recipes" / f"{name}.yaml"
