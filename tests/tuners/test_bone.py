@@ -132,6 +132,20 @@ def test_col_refuses_a_layer_with_a_forward_of_its_own() -> None:
     assert model(torch.randn(2, 8)).abs().max() > 0
 
 
+def test_col_says_that_it_cannot_read_offloaded_weights() -> None:
+    model = bone("col", target_modules=["0"])
+    model.base_model.model[0].base_layer.to("meta")
+    with pytest.raises(LinchainError, match="0: the input is on cpu, the weight on meta"):
+        model(x())
+
+
+def test_tensor_parallelism_is_refused() -> None:
+    model = mlp()
+    model[0]._hf_tp_plan = "colwise"
+    with pytest.raises(LinchainError, match="Bone does not support tensor parallelism"):
+        bone("row", model)
+
+
 @every_form
 def test_several_active_adapters_move_the_weight_in_turn(form: str) -> None:
     """Forward, merged weight and gradients agree, whatever form the second adapter has."""

@@ -84,3 +84,13 @@ def refuse_target(method: str, model: nn.Module, name: str) -> None:
             'an adapter on them. Set "rescale_every": 0 in the model\'s config.json (or model.config.rescale_every = 0 right '
             "after loading it), or leave output and value out of target_modules"
         )
+
+
+def refuse_tensor_parallel(method: str, layer: nn.Module) -> None:
+    """Refuse a layer that Transformers' tensor parallelism has split: an adapter would see a shard of its weight.
+
+    Raises:
+        LinchainError: For such a layer; `method` as in `refuse_target`.
+    """
+    if getattr(layer, "_hf_tp_plan", None) is not None:
+        raise LinchainError(f"{method} does not support tensor parallelism")

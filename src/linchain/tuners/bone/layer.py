@@ -110,6 +110,11 @@ class BoneLayer(nn.Module, BaseTunerLayer):
             weight = self._moved_weight(before)
         elif self.quantization_backend is None:
             weight = _as_linear(base, base.weight)
+            if weight.device != x.device:
+                raise LinchainError(
+                    f'{self.module_name}: the input is on {x.device}, the weight on {weight.device}. form="col" reads the '
+                    'weight without calling its layer, so offloaded weights do not come to it: use form="row"'
+                )
         else:
             rows = row_reader(base, self.quantization_backend)
         kind = x.device.type

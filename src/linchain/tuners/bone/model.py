@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from linchain.errors import LinchainError
 from linchain.tuners.bone.config import BoneConfig
 from linchain.tuners.bone.layer import BoneLayer
-from linchain.tuners.targets import BONE_TARGETS, refuse_target
+from linchain.tuners.targets import BONE_TARGETS, refuse_target, refuse_tensor_parallel
 
 # what PEFT asks for before it says that a layer is torchao's; needed to merge, not to recognise it
 _NO_SUBCLASS: dict[str, Any] = {"get_apply_tensor_subclass": lambda: None}
@@ -98,6 +98,7 @@ class BoneModel(BaseTuner):
 def _check_module(config: BoneConfig, name: str, module: nn.Module) -> None:
     """Raise LinchainError for a module that Bone does not adapt, or whose widths r does not divide."""
     base: Any = module.get_base_layer() if isinstance(module, BoneLayer) else module
+    refuse_tensor_parallel("Bone", base)
     _check_kind(config, name, base)
     features_in, features_out = _get_in_out_features(base)
     assert features_in is not None

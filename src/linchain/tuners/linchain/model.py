@@ -16,7 +16,7 @@ from torch import nn
 from linchain.errors import LinchainError
 from linchain.tuners.linchain.config import LinChainConfig
 from linchain.tuners.linchain.layer import LinChainLayer, add_chain_to, linchain_class, tie_chain
-from linchain.tuners.targets import LINCHAIN_TARGETS, refuse_target
+from linchain.tuners.targets import LINCHAIN_TARGETS, refuse_target, refuse_tensor_parallel
 
 # PEFT's layer files whose layers reach A through `lora_A[adapter](x)` and ΔW through `get_delta_weight`. Its layers for
 # Megatron and TransformerEngine are not among them.
@@ -139,5 +139,4 @@ def _refuse_target(config: LinChainConfig, target: nn.Module) -> None:
     base_layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
     if config._custom_modules:
         raise LinchainError("LinChain does not support custom LoRA modules: they read lora_A without its chain")
-    if getattr(base_layer, "_hf_tp_plan", None) is not None:
-        raise LinchainError("LinChain does not support tensor parallelism")
+    refuse_tensor_parallel("LinChain", base_layer)
