@@ -77,13 +77,15 @@ def kill():
 
 
 def outcome(config):
-    """What must be equal: the adapter's bytes, the losses, the predictions."""
+    """What must be equal: the bytes of the adapter or model, the losses, the predictions."""
     folder = RunFolder(config.output)
+    (weights,) = folder.path.glob("*/*model.safetensors")
     return (
-        (folder.adapter / "adapter_model.safetensors").read_bytes(),
+        weights.read_bytes(),
         [
             {"step": row["step"], "loss": row["loss"]}
             for row in map(json.loads, folder.metrics.read_text().splitlines())
+            if "loss" in row
         ],
         (folder.predictions / "after.jsonl").read_text(),
     )
