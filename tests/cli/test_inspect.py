@@ -49,6 +49,30 @@ def test_parameter_counts_of_the_papers_table_1(arguments: list[str], parameters
 
 
 @pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize(
+    ("method", "parameters", "saved"),
+    [
+        ("bone-col", 87_031_808, 87_031_808),
+        ("bone-row", 72_876_032, 72_876_032),
+        ("miss", 87_031_808, 87_031_808),
+        ("lora-fa", 21_757_952, 39_976_960),
+        ("pissa", 39_976_960, 2 * 39_976_960),
+        ("full", 6_738_415_616, 6_738_415_616),
+    ],
+)
+def test_what_is_trained_and_saved_on_llama_2_7b(method: str, parameters: int, saved: int) -> None:
+    targets = [] if method == "full" else ["--targets", "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"]
+    report = json.loads(run("inspect", "--model", "llama-2-7b", "--method", method, *targets, "--json"))
+    assert report["trainable"] == parameters
+    assert report["saved_bytes"] == pytest.approx(4 * saved, rel=1e-3)
+
+
+def test_the_list_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert len(run("methods").splitlines()) == 1 + len(methods.names())
+
+
+@pytest.mark.usefixtures("untraced")
 def test_what_is_printed() -> None:
     printed = run("inspect", "--model", "llama-3-8b", "--targets", TARGETS)
     expected = ["28,434,432 (0.3528 % of 8,058,695,680)", "q_proj", "4,218,880", "gradients", "activations", "total"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -32,7 +33,10 @@ def lora_ga(model: PreTrainedModel, config: LoraConfig, own: Mapping[str, Any], 
     if backward is None:
         raise LinchainError("method 'lora-ga' starts from gradients: it needs the `backward` over training batches")
     try:
-        preprocess_loraga(model, config, lambda: backward(own["gradient_batches"]))
+        with warnings.catch_warnings():
+            # PEFT counts passes by hooks, which count all the same where no input needs a gradient
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            preprocess_loraga(model, config, lambda: backward(own["gradient_batches"]))
     except ValueError as error:
         raise LinchainError(f"method 'lora-ga': {first_line(error)}") from error
     for name, module in get_target_modules(model, config):
