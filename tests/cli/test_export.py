@@ -99,7 +99,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Any] | None, list[str], str]] = 
         ["--to", "lora"],
         "adapter_config.json cannot be read",
     ),
-    "another method": ("ia3", None, ["--to", "lora"], "is an adapter of type 'IA3'; only LINCHAIN and LORA adapters"),
+    "another method": ("ia3", None, ["--to", "lora"], "is an adapter of type 'IA3'. What converts: LinChain to lora, merged; LoRA to merged, linchain;"),
     "no weights": (
         "linchain",
         lambda folder: (folder / "adapter_model.safetensors").unlink(),

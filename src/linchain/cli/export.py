@@ -1,4 +1,4 @@
-"""`linchain export`: an adapter as a plain LoRA, as a merged model, or as LinChain."""
+"""`linchain export`: an adapter as a plain LoRA, as a merged model, or as another method's."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def export(
         str,
         typer.Option(
             "--to",
-            metavar="lora|merged|linchain",
-            help="A plain PEFT LoRA adapter; a plain Transformers checkpoint; or a LinChain adapter, from a LoRA or "
-            "from a checkpoint of the LinChain authors' own code.",
+            metavar="lora|merged|linchain|bone|miss",
+            help="A plain PEFT LoRA adapter; a plain Transformers checkpoint; a LinChain adapter, from a LoRA or from a "
+            "checkpoint of the LinChain authors' own code; bone-col from PEFT's MiSS bat, or back.",
         ),
     ],
     model: Annotated[
@@ -46,8 +46,17 @@ def export(
             "--mixer-biases", help="With --to merged: keep the mixer biases of the authors' code as layer biases."
         ),
     ] = False,
+    svd_rank: Annotated[
+        int | None,
+        typer.Option(
+            "--svd-rank",
+            help="With --to lora, for Bone and MiSS bat, which no LoRA equals: write the closest LoRA of this rank, and say "
+            "how close it is.",
+            metavar="R",
+        ),
+    ] = None,
 ) -> None:
-    """Write ADAPTER in another form into OUT, once logits computed with it agree with ADAPTER's."""
+    """Write ADAPTER in another form into OUT, once logits computed with it agree with ADAPTER's (--svd-rank: however far)."""
     from rich.console import Console
 
     from linchain.cli.quiet import quiet_libraries
@@ -66,7 +75,12 @@ def export(
         text=text,
         chain_length=chain_length,
         mixer_biases=mixer_biases,
+        svd_rank=svd_rank,
     )
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"verified: {done.comparison}", markup=False)
+    console.print(f"read: {done.source}", markup=False)
+    if done.approximation is None:
+        console.print(f"verified: {done.comparison}", markup=False)
+    else:
+        console.print(f"not the same model: {done.approximation}; {done.comparison.distance}", markup=False)
     console.print(f"{done.description} in {done.out}", markup=False)

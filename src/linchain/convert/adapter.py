@@ -7,20 +7,21 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from linchain.convert.forms import Kind, convertible
 from linchain.errors import LinchainError, unknown_name
-from linchain.tuners.registration import LinChainConfig
+from linchain.tuners.registration import BoneConfig, LinChainConfig
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import PeftConfig
     from torch import Tensor, nn
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-TYPES = ("LINCHAIN", "LORA")
-
-Kind = Literal["linchain", "lora", "fork"]
+TYPES = ("LINCHAIN", "LORA", "BONE", "MISS")
+# PEFT's keys of saved tensors begin so, before the module's name in the base model
+BASE_PREFIX = "base_model.model."
 
 # What a checkpoint of the LinChain and MoSLoRA authors' forks of PEFT has beside LoRA's keys (see convert/fork.py).
 _FORK_KEY = re.compile(r"\.lora_(mixer|AB)\.")
@@ -40,20 +41,38 @@ class AdapterFiles:
 
     @property
     def kind(self) -> Kind:
-        """Whether it is LinChain's, a plain LoRA, or of a fork whose LoRA has mixers."""
-        if self.config["peft_type"] == "LINCHAIN":
-            return "linchain"
-        return "fork" if any(_FORK_KEY.search(key) for key in self.tensors) else "lora"
+        """Which of the kinds in the table of conversions it is."""
+        kind = self.config["peft_type"]
+        if kind == "LORA":
+            return "fork" if any(_FORK_KEY.search(key) for key in self.tensors) else "lora"
+        if kind == "MISS":
+            form = self.config.get("init_weights")
+            return "miss-bat" if form == "bat" else "miss-mini" if form == "mini" else "miss"
+        if kind == "BONE":
+            form = self.peft_config().form  # an old checkpoint's JSON has none
+            return "bone-col" if form == "col" else "bone-row" if form == "row" else "bone-plain"
+        return "linchain"
 
-    def peft_config(self) -> LoraConfig:
-        """The configuration as PEFT's object, a LinChainConfig or a LoraConfig.
+    @property
+    def is_former_bone(self) -> bool:
+        """Whether it was saved by PEFT's own Bone, which has no forms."""
+        return self.config["peft_type"] == "BONE" and "form" not in self.config
+
+    def peft_config(self) -> Any:
+        """The configuration as PEFT's object.
 
         Keys that PEFT does not know are left out, as PEFT does, with a warning unless they are a fork's or say nothing.
         Raises LinchainError where the configuration itself is refused.
         """
-        from peft import LoraConfig
+        from peft import LoraConfig, MissConfig
 
-        cls = LinChainConfig if self.config["peft_type"] == "LINCHAIN" else LoraConfig
+        classes: dict[str, Any] = {
+            "LINCHAIN": LinChainConfig,
+            "LORA": LoraConfig,
+            "BONE": BoneConfig,
+            "MISS": MissConfig,
+        }
+        cls = classes[self.config["peft_type"]]
         known = init_fields(cls)
         unknown = {key for key, value in self.config.items() if value} - known - _OTHER_KEYS
         if unknown:
@@ -61,7 +80,9 @@ class AdapterFiles:
                 f"{self.folder / CONFIG_FILE}: unknown keys ignored: {', '.join(sorted(unknown))}", stacklevel=2
             )
         try:
-            return cls(**{key: value for key, value in self.config.items() if key in known})
+            # the type is how BoneConfig knows a checkpoint of PEFT's former Bone
+            bone = {"peft_type": "BONE"} if self.is_former_bone else {}
+            return cls(**{key: value for key, value in self.config.items() if key in known}, **bone)
         except LinchainError:
             raise
         except (TypeError, ValueError) as error:
@@ -90,7 +111,7 @@ def adapter_folder(path: Path | str) -> Path:
 def read_adapter(path: Path | str) -> AdapterFiles:
     """Read an adapter folder, or the adapter of a run folder: JSON and safetensors only, no base model.
 
-    Raises LinchainError for a folder that is none, a type that is neither LINCHAIN nor LORA, and unreadable files.
+    Raises LinchainError for a folder that is none, a type that converts to nothing, and unreadable files.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -102,7 +123,7 @@ def read_adapter(path: Path | str) -> AdapterFiles:
         raise LinchainError(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") not in TYPES:
         found = config.get("peft_type") if isinstance(config, dict) else config
-        raise LinchainError(f"{folder} is an adapter of type {found!r}; only {' and '.join(TYPES)} adapters convert")
+        raise LinchainError(f"{folder} is an adapter of type {found!r}. What converts: {convertible()}")
     if not (folder / WEIGHTS_FILE).is_file():
         raise LinchainError(f"adapter {folder} has no {WEIGHTS_FILE}{_pickled(folder)}")
     try:
@@ -111,7 +132,7 @@ def read_adapter(path: Path | str) -> AdapterFiles:
         raise LinchainError(f"{folder / WEIGHTS_FILE} is corrupt or cut short: {error}") from error
 
 
-def adapter_of(source: nn.Module | Path | str, adapter_name: str) -> tuple[LoraConfig, dict[str, Tensor]]:
+def adapter_of(source: nn.Module | Path | str, adapter_name: str) -> tuple[Any, dict[str, Tensor]]:
     """Configuration and tensors (copies on the CPU) of a live PeftModel's adapter or of an adapter folder's."""
     if isinstance(source, str | Path):
         files = read_adapter(source)
@@ -144,7 +165,7 @@ def factor_keys(module: str, tensors: dict[str, Tensor]) -> tuple[str, str]:
     return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
-def write_adapter(config: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+def write_adapter(config: PeftConfig, tensors: dict[str, Tensor], folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors as PEFT does."""
     from safetensors.torch import save_file
 

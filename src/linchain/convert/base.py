@@ -15,7 +15,7 @@ from linchain.evaluation.models import LABELS_FILE, adapter_labels, head_options
 from linchain.methods.attach import attach
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftModel
+    from peft import PeftConfig, PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _AUTO_CLASSES = {
@@ -40,7 +40,7 @@ class BaseModel:
         folder: The adapter's folder, which may name the classes.
     """
 
-    def __init__(self, name: str, adapter: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    def __init__(self, name: str, adapter: PeftConfig, tensors: dict[str, Tensor], folder: Path) -> None:
         self.name = name
         self.config = load_model_config(name)
         self._task_type = adapter.task_type
@@ -133,7 +133,7 @@ def _saved_vocabulary(tensors: dict[str, Tensor]) -> int | None:
     return next((tensor.shape[0] for key, tensor in tensors.items() if _EMBEDDING_KEY.search(key)), None)
 
 
-def _head(adapter: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> dict[str, Any]:
+def _head(adapter: PeftConfig, tensors: dict[str, Tensor], folder: Path) -> dict[str, Any]:
     """What a classifier's head is made with: the classes' names where the folder has them, else their number."""
     if adapter.task_type not in ("SEQ_CLS", "TOKEN_CLS"):
         return {}

@@ -8,42 +8,50 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from linchain.convert import verify
 from linchain.convert.adapter import CONFIG_FILE, AdapterFiles, read_adapter, write_adapter
 from linchain.convert.base import BaseModel, attach_fork, load_checkpoint
-from linchain.convert.fold import cast, fold_adapter
+from linchain.convert.conversion import Converted, convert
 from linchain.convert.fork import Fork, read_fork
+from linchain.convert.forms import NAMES, TARGETS, check_target
 from linchain.convert.lora_to_linchain import add_identity_chains
 from linchain.convert.merge import config_with_biases, merged_model, refuse_quantized
 from linchain.convert.readme import adapter_readme
+from linchain.convert.svd import Approximation
 from linchain.errors import LinchainError, unknown_name
 from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
 from linchain.files import check_writable
 from linchain.methods.attach import attach
 from linchain.tasks.encoding import pad_token_id
-from linchain.tuners.registration import LinChainConfig
 
 if TYPE_CHECKING:
     import torch
-    from peft import LoraConfig
+    from peft import PeftModel
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-Target = Literal["lora", "merged", "linchain"]
-TARGETS = ("lora", "merged", "linchain")
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_CHAIN_LENGTH = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What was written, and how it compares with the adapter that it was made from."""
+    """What was written, and how it compares with the adapter that it was made from.
 
+    Attributes:
+        source: what was read.
+        out, description: where it lies, and what it is.
+        comparison: of the logits before and after.
+        approximation: how far the update is from the adapter's, for what is not exact; then nothing is asked of the logits.
+    """
+
+    source: str
     out: Path
     description: str
     comparison: verify.Comparison
+    approximation: Approximation | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +59,13 @@ class _Source:
     """The adapter to export: as it was trained (a fork's with its mixers), and as PEFT knows it."""
 
     files: AdapterFiles
-    config: LoraConfig
+    config: Any
     tensors: dict[str, Tensor]
     fork: Fork | None = None
+
+    def __str__(self) -> str:
+        former = ", saved by PEFT's former Bone" if self.files.is_former_bone else ""
+        return f"{NAMES[self.files.kind]} adapter{former} in {self.files.folder}"
 
     @property
     def output_biases(self) -> dict[str, Tensor]:
@@ -72,20 +84,24 @@ def export(
     text: Path | None = None,
     chain_length: int | None = None,
     mixer_biases: bool = False,
+    svd_rank: int | None = None,
 ) -> Export:
     """Write the adapter `adapter` in another form into the folder `out`, and check that it computes the same.
 
     Args:
-        adapter: An adapter folder (LinChain, LoRA, or of the authors' fork) or a run folder.
+        adapter: An adapter folder (LinChain, LoRA, Bone, MiSS, or of the authors' fork) or a run folder.
         out: The folder to write. It is there only when the check has passed.
         to: "lora", a plain PEFT LoRA adapter; "merged", a plain Transformers checkpoint; "linchain", a LinChain
-            adapter, made from a LoRA or from a fork's checkpoint.
+            adapter, made from a LoRA or from a fork's checkpoint; "bone" and "miss", between PEFT's MiSS and our Bone.
+            `linchain.convert.forms` has the table.
         model: The base model, instead of the one that the adapter names.
         overwrite: Replace an earlier export in `out`.
         dtype: Dtype of what is written: float32, bfloat16 or float16. See `fold_to_lora` and `merged_model`.
         text: A file whose lines are compared on, instead of sentences of ours.
         chain_length: Number of identity matrices that a LoRA gets with `to="linchain"`; 3 by default.
         mixer_biases: Keep the mixer biases of a fork's checkpoint, as biases of the merged model's layers.
+        svd_rank: With `to="lora"`, the rank of the LoRA that comes closest to an adapter that no LoRA equals (Bone, MiSS
+            bat). What is written is then another model, and how far it is from the adapter is measured, not checked.
 
     Raises:
         LinchainError: For whatever cannot be done as asked, and where the logits differ by more than the tolerance.
@@ -97,7 +113,7 @@ def export(
         raise unknown_name("--to", to, TARGETS)
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("--dtype", dtype, DTYPES)
-    source = _read_source(adapter, to, chain_length, mixer_biases)
+    source = _read_source(adapter, to, chain_length, mixer_biases, svd_rank)
     base = _base_model(source, model)
     _check_out(out, overwrite, [source.files.folder, Path(model_path(base.name))])
     if to == "merged":
@@ -108,26 +124,36 @@ def export(
     tokenizer = _tokenizer(source.files.folder, base.name)
     batch = verify.make_batch(tokenizer, base.config, text)
     written_dtype = getattr(torch, dtype) if dtype else None
-    before, plain = _reference(source, base, batch)
+    adapted = _adapted(source, base)
+    before, plain = _reference(adapted, batch)
+    approximation = None
     with _staged(out) as part:
         if to == "merged":
+            del adapted  # it is loaded once more: two at a time would need twice the memory
             description, rounded = _write_merged(source, base, part, written_dtype, tokenizer)
         else:
-            description = _write_adapter(source, to, base, part, written_dtype)
+            tensors = source.tensors
+            made = convert(source.files.kind, to, source.config, tensors, adapted, written_dtype, svd_rank)
+            del adapted
+            _write_adapter(source, made, base, part)
+            description, approximation = made.description, made.approximation
             rounded = written_dtype or (torch.bfloat16 if base.quantization else torch.float32)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(part))
         after = _written(to, base, part, batch)
         comparison = verify.compare(before, after, plain, rounded, batch)
-        if not comparison.passed:
+        if not (comparison.passed if approximation is None else comparison.is_finite):
             raise LinchainError(
                 f"the export is not what the adapter computes, and was not written: {comparison}{comparison.advice}"
             )
-    return Export(out, description, comparison)
+    return Export(str(source), out, description, comparison, approximation)
 
 
-def _read_source(adapter: Path | str, to: str, chain_length: int | None, mixer_biases: bool) -> _Source:
+def _read_source(
+    adapter: Path | str, to: str, chain_length: int | None, mixer_biases: bool, svd_rank: int | None
+) -> _Source:
     files = read_adapter(adapter)
+    check_target(files.folder, files.kind, to, svd_rank)
     if chain_length is not None and not (to == "linchain" and files.kind == "lora"):
         raise LinchainError("--chain-length is for a LoRA adapter and --to linchain only")
     if mixer_biases and files.kind != "fork":
@@ -137,8 +163,6 @@ def _read_source(adapter: Path | str, to: str, chain_length: int | None, mixer_b
         _check_biases(fork, files.folder, to, mixer_biases)
         config, tensors = fork.linchain()
         return _Source(files, config, tensors, fork)
-    if to == files.kind:
-        raise LinchainError(f"{files.folder} is a {'LinChain' if to == 'linchain' else 'LoRA'} adapter already")
     return _Source(files, files.peft_config(), files.tensors)
 
 
@@ -189,13 +213,16 @@ def _tokenizer(folder: Path, base: str) -> PreTrainedTokenizerBase | None:
     return tokenizer if tokenizer.tokenize(verify.SENTENCES[0]) else None
 
 
-def _reference(source: _Source, base: BaseModel, batch: verify.Batch) -> tuple[list[Tensor], list[Tensor]]:
-    """Logits of the adapter as it was trained, and of the base model alone."""
+def _adapted(source: _Source, base: BaseModel) -> PeftModel:
+    """The base model with the adapter as it was trained."""
     model = base.load(_compute_dtype(base))
     if source.fork is not None:
-        adapted = attach_fork(model, source.fork)
-    else:
-        adapted = attach(model, source.files.peft_config(), source.files.tensors)
+        return attach_fork(model, source.fork)
+    return attach(model, source.files.peft_config(), source.files.tensors)
+
+
+def _reference(adapted: PeftModel, batch: verify.Batch) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits with the adapter, and of the base model alone."""
     with adapted.disable_adapter():
         plain = verify.logits(adapted, batch)
     return verify.logits(adapted, batch), plain
@@ -208,26 +235,18 @@ def _compute_dtype(base: BaseModel) -> Any:
     return "auto" if base.quantization else torch.float32
 
 
-def _write_adapter(source: _Source, to: str, base: BaseModel, part: Path, dtype: torch.dtype | None) -> str:
+def _write_adapter(source: _Source, made: Converted, base: BaseModel, part: Path) -> None:
     import linchain
 
-    assert isinstance(source.config, LinChainConfig)
-    config: LoraConfig
-    if to == "lora":
-        config, tensors = fold_adapter(source.config, source.tensors, dtype)
-        description = f"plain LoRA adapter of rank {config.r}"
-    else:
-        config, tensors = source.config, {key: cast(tensor, dtype) for key, tensor in source.tensors.items()}
-        description = f"LinChain adapter of widths {' → '.join(map(str, config.widths(config.r)))}"
+    config = made.config
     config.inference_mode = True
     config.base_model_name_or_path = model_path(STARTER) if base.name == STARTER else base.name
-    write_adapter(config, tensors, part)
+    write_adapter(config, made.tensors, part)
     labels = source.files.folder / LABELS_FILE
     if labels.is_file():
         shutil.copy(labels, part)
     auto = base.model_class().__name__
-    (part / "README.md").write_text(adapter_readme(config, description, auto, linchain.__version__), encoding="utf-8")
-    return description
+    (part / "README.md").write_text(adapter_readme(made, auto, linchain.__version__), encoding="utf-8")
 
 
 def _write_merged(

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from linchain.convert.adapter import BASE_PREFIX
 from linchain.convert.base import BaseModel
 from linchain.errors import LinchainError
 from linchain.methods.attach import attach
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import PeftConfig
     from transformers import PreTrainedConfig, PreTrainedModel
 
 # Switches of Transformers' configurations that give linear layers a bias where the architecture has none by default.
 _BIAS_FLAGS = ("attention_bias", "mlp_bias", "qkv_bias")
-_PREFIX = "base_model.model."
 
 
 def merged_model(
     base: BaseModel,
-    config: LoraConfig,
+    config: PeftConfig,
     tensors: dict[str, Tensor],
     dtype: torch.dtype | None,
     output_biases: dict[str, Tensor],
@@ -58,7 +58,7 @@ def merged_model(
     except NotImplementedError as error:
         raise LinchainError(f"the adapter cannot be merged: {error}") from error
     for module, bias in output_biases.items():
-        merged.get_submodule(module.removeprefix(_PREFIX)).bias.data += bias
+        merged.get_submodule(module.removeprefix(BASE_PREFIX)).bias.data += bias
     if untied:
         _tie_again(merged)
     for name, tensor in _floating(merged):
@@ -131,7 +131,7 @@ def config_with_biases(base: BaseModel, modules: list[str]) -> tuple[PreTrainedC
 
 def _without_bias(base: BaseModel, config: PreTrainedConfig, modules: list[str]) -> list[str]:
     model = base.skeleton(config)
-    names = [module.removeprefix(_PREFIX) for module in modules]
+    names = [module.removeprefix(BASE_PREFIX) for module in modules]
     try:
         return [name for name in names if getattr(model.get_submodule(name), "bias", None) is None]
     except AttributeError as error:

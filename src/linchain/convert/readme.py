@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from linchain.tuners.registration import LinChainConfig
+from linchain.convert.conversion import Converted
 
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
-_FRONT = """---
+_TEXT = """---
 base_model: {base}
 library_name: peft
 tags:
@@ -18,35 +15,32 @@ tags:
 
 # {title}
 
-"""
-
-_LORA = """A {description} for `{base}`, for stock PEFT and for whatever reads its adapters. It was trained with a chain
-between A and B, which linchain {version} folded into them; that is exact, and linchain is not needed to use it.
+A {description} for `{base}`{readers}. {origin}
 
 ```python
-from peft import PeftModel
+{imports}from peft import PeftModel
 from transformers import {auto}
 
-model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "path/to/this/folder")
+model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "path/to/this/folder"{trainable})
 ```
 """
-
-_LINCHAIN = """A {description} for `{base}`, converted by linchain {version}. It computes what the adapter
-that it was made from computes, and can be trained on.
-
-```python
-import linchain  # registers LinChain with PEFT
-from peft import PeftModel
-from transformers import {auto}
-
-model = PeftModel.from_pretrained({auto}.from_pretrained("{base}"), "path/to/this/folder", is_trainable=True)
-```
-"""
+_STOCK = ", for stock PEFT and for whatever reads its adapters"
+_TITLES = {"LORA": "LoRA", "LINCHAIN": "LinChain", "BONE": "Bone", "MISS": "MiSS"}
 
 
-def adapter_readme(config: LoraConfig, description: str, auto: str, version: str) -> str:
+def adapter_readme(adapter: Converted, auto: str, version: str) -> str:
     """The text for an adapter whose base model loads with the transformers class `auto`."""
-    linchain = isinstance(config, LinChainConfig)
-    tag, title, body = ("linchain", "LinChain adapter", _LINCHAIN) if linchain else ("lora", "LoRA adapter", _LORA)
-    values = {"base": config.base_model_name_or_path, "description": description, "auto": auto, "version": version}
-    return (_FRONT + body).format(tag=tag, title=title, **values)
+    config: Any = adapter.config
+    kind = config.peft_type.value
+    ours = kind in ("LINCHAIN", "BONE")
+    return _TEXT.format(
+        base=config.base_model_name_or_path,
+        tag=kind.lower(),
+        title=f"{_TITLES[kind]} adapter",
+        description=adapter.description,
+        readers="" if ours else _STOCK,
+        origin=adapter.origin.format(version=version),
+        imports=f"import linchain  # registers {_TITLES[kind]} with PEFT\n" if ours else "",
+        auto=auto,
+        trainable="" if kind == "LORA" else ", is_trainable=True",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,17 +70,28 @@ class Comparison:
         return self.difference <= self.tolerance
 
     @property
+    def is_finite(self) -> bool:
+        """Whether all logits, before and after, are numbers."""
+        return math.isfinite(self.difference)
+
+    @property
     def advice(self) -> str:
         """What to do where rounding alone may have lost too much of the adapter; empty elsewhere."""
         if not self.tolerance < self.difference <= self.rounding:
             return ""
         return ". In this dtype too much of the adapter is lost: use --dtype float32 or --to lora"
 
+    @property
+    def distance(self) -> str:
+        """How far the logits are, without what is allowed."""
+        return f"largest difference of the logits {self.difference:.2e} ({self._context})"
+
+    @property
+    def _context(self) -> str:
+        return f"largest logit {self.scale:.3g}; the adapter moves them by up to {self.effect:.3g}; {self.batch}"
+
     def __str__(self) -> str:
-        return (
-            f"largest difference of the logits {self.difference:.2e}, allowed {self.tolerance:.2e} "
-            f"(largest logit {self.scale:.3g}; the adapter moves them by up to {self.effect:.3g}; {self.batch})"
-        )
+        return f"largest difference of the logits {self.difference:.2e}, allowed {self.tolerance:.2e} ({self._context})"
 
 
 def make_batch(

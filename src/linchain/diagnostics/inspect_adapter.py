@@ -37,12 +37,13 @@ class AdapterReport:
 
     Attributes:
         folder: where it lies.
-        kind: "linchain", "lora", or "fork" (the LinChain authors' own, whose LoRA has mixers).
+        kind: "linchain", "lora", "fork" (the LinChain authors' own, whose LoRA has mixers), or one of Bone's and MiSS's.
         config: adapter_config.json, without what is empty.
         parameters: numbers in all tensors.
         file_bytes: size of adapter_model.safetensors.
         tensors: the tensors, grouped.
-        ranks: of each module's ΔW with the chain folded in; empty for a fork's adapter, which has to be imported first.
+        ranks: of each module's ΔW with the chain folded in; empty for a fork's adapter, which has to be imported
+            first, and for Bone's and MiSS's, whose ΔW goes by the base weights or has rank r.
     """
 
     folder: Path
@@ -58,10 +59,10 @@ def inspect_adapter(path: Path | str) -> AdapterReport:
     """Read the adapter in a folder, or of a run folder, and describe it.
 
     Raises:
-        LinchainError: For a folder that holds no readable LinChain or LoRA adapter.
+        LinchainError: For a folder that holds no readable adapter of LinChain, LoRA, Bone or MiSS.
     """
     adapter = read_adapter(path)
-    ranks = [] if adapter.kind == "fork" else adapter_ranks(adapter)
+    ranks = adapter_ranks(adapter) if adapter.kind in ("linchain", "lora") else []
     return AdapterReport(
         folder=adapter.folder,
         kind=adapter.kind,
