@@ -22,7 +22,7 @@ def problem(tokens: int, ins: int, r: int, outs: int, dtype: torch.dtype = torch
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 5), st.integers(1, 9))
+@given(st.integers(0, 6), st.integers(1, 9), st.integers(1, 5), st.integers(1, 9))
 def test_forward_and_gradients(tokens: int, ins: int, r: int, outs: int) -> None:
     w, *leaves = problem(tokens, ins, r, outs)
     leaves = [leaf.requires_grad_() for leaf in leaves]
@@ -85,6 +85,19 @@ def test_autocast_keeps_x_as_it_is() -> None:
     assert not [t for t in saved if t.shape == x.shape and t.data_ptr() != x.data_ptr()]
     gradients = torch.autograd.grad(y.float().sum(), leaves)
     assert [g.dtype for g in gradients] == [torch.float32] * 3
+
+
+def test_everything_may_be_dropped() -> None:
+    w, x, a, b = problem(3, 4, 2, 5)
+    y = add_update(F.linear(x, w), x.requires_grad_(), a, b, dropout=1.0)
+    torch.testing.assert_close(y, F.linear(x, w))
+    assert not torch.autograd.grad(y.sum(), x)[0].any()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_shapes_on_the_meta_device(device: str) -> None:
+    _, x, a, b = (t.to(device) for t in problem(3, 4, 2, 5))
+    assert add_update(torch.zeros(2, 3, 5, dtype=x.dtype, device=device), x, a, b).shape == (2, 3, 5)
 
 
 def test_gradcheck() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from linchain import BoneConfig, LinchainError
+from linchain.tuners.bone.layer import BoneLinear
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 FORMS = ("col", "row", "plain")
@@ -101,6 +103,29 @@ def test_widths_that_do_not_fit_are_refused_before_anything_is_replaced(form: st
     assert type(model[0]) is nn.Linear
 
 
+@pytest.mark.parametrize("targets", ["all-linear", ["0", "1"]])
+def test_a_misfit_leaves_the_model_as_it_was(targets: Any) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 12))
+    with pytest.raises(LinchainError, match="r=8 does not fit target module '1'"):
+        get_peft_model(model, BoneConfig(r=8, target_modules=targets))
+    assert type(model[0]) is nn.Linear
+    adapted = get_peft_model(model, BoneConfig(r=4, target_modules=["0", "1"]))
+    with pytest.raises(LinchainError, match="r=8 does not fit target module '1'"):
+        adapted.add_adapter("other", BoneConfig(r=8, target_modules=targets))
+    assert not [name for name in adapted.state_dict() if ".other" in name]
+
+
+def test_a_second_adapter_on_all_linear_layers() -> None:
+    """PEFT knows an adapted linear layer by its class's name."""
+    model = bone("col", target_modules=["0"])
+    model.add_adapter("other", BoneConfig(r=4, target_modules="all-linear"))
+    model.add_adapter("regex", BoneConfig(r=4, target_modules="(0|2).*"))
+    for name in ("other", "regex"):
+        assert [n for n, _ in model.named_parameters() if n.endswith(name)] == [
+            f"base_model.model.{i}.bone_block.{name}" for i in (0, 2)
+        ]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -128,8 +153,12 @@ def test_col_refuses_a_layer_with_a_forward_of_its_own() -> None:
 
     with pytest.raises(LinchainError, match="a Clipped with a forward of its own"):
         bone("col", nn.Sequential(Clipped(8, 8)), target_modules=["0"])
-    model = bone("row", nn.Sequential(Clipped(8, 8)), target_modules=["0"])
-    assert model(torch.randn(2, 8)).abs().max() > 0
+    base = Clipped(8, 8).double()
+    model = bone("row", nn.Sequential(copy.deepcopy(base)), target_modules=["0"])
+    inputs, block = 3 * torch.randn(2, 8).double(), blocks(model)[0]
+    z = torch.einsum("tjk,jlk->tjl", inputs.view(2, 2, 4), block)
+    expected = base(inputs + z.flatten(1)) + z.sum(1).repeat(1, 2)
+    torch.testing.assert_close(model(inputs), expected, **EXACT)
 
 
 def test_col_says_that_it_cannot_read_offloaded_weights() -> None:
@@ -183,7 +212,7 @@ def test_ill_conditioned_blocks_are_not_unmerged() -> None:
     with pytest.raises(LinchainError) as caught:
         model.unmerge_adapter()
     assert "adapter 'default' cannot be unmerged from 2" in str(caught.value)
-    assert "condition number 9.87e+05" in str(caught.value)
+    assert "I + B has condition number 9.87e+05" in str(caught.value)
     assert "keep_weight=True" in str(caught.value)
     torch.testing.assert_close(model(x(torch.float32)), y)  # still merged, as it was
 
@@ -203,6 +232,44 @@ def test_kept_weights_come_back_to_the_bit(form: str, dtype: torch.dtype) -> Non
         model.unmerge_adapter()
         for layer, weight in zip((model.base_model.model[0], model.base_model.model[2]), before, strict=True):
             assert torch.equal(layer.weight, weight)
+
+
+@every_form
+def test_a_kept_weight_follows_its_layer(form: str) -> None:
+    """Cast while merged, it comes back cast; merged for good, nothing is kept."""
+    model = bone(form, mlp(torch.float32), keep_weight=True)
+    expected = mlp(torch.float32).double()(x())
+    model.merge_adapter()
+    model.double()
+    model.unmerge_adapter()
+    with model.disable_adapter():
+        torch.testing.assert_close(model(x()), expected, **EXACT)
+    layers = [module for module in model.modules() if isinstance(module, BoneLinear)]
+    model.merge_and_unload()
+    assert [layer._kept for layer in layers] == [None, None]
+
+
+def test_what_cannot_come_back_is_not_unmerged() -> None:
+    """plain is never ill-conditioned, but an update far above the weight drowns it."""
+    model = bone("plain", mlp(torch.bfloat16), target_modules=["0"])
+    with torch.no_grad():
+        blocks(model)[0].normal_(std=100)
+    model.merge_adapter()
+    with pytest.raises(LinchainError, match=r"would be amplified .* half of bfloat16's digits come back"):
+        model.unmerge_adapter()
+    model = bone("row", mlp(torch.float32), target_modules=["0"])
+    with torch.no_grad():
+        blocks(model)[0].copy_(-torch.eye(4))
+    model.merge_adapter()
+    with pytest.raises(LinchainError, match="I \\+ B is singular"):
+        model.unmerge_adapter()
+
+
+def test_a_merged_adapter_is_not_deleted() -> None:
+    layer = bone("col").base_model.model[0]
+    layer.merge()
+    with pytest.raises(LinchainError, match="adapter 'default' is merged into 0: unmerge it before deleting it"):
+        layer.delete_adapter("default")
 
 
 @every_form
@@ -251,7 +318,7 @@ def test_checkpoints_of_pefts_former_bone_load(tmp_path: Path, init_weights: Any
     reference = bone(form)
     tensors = {f"base_model.model.{i}.bone_block": blocks(reference)[i // 2].detach() for i in (0, 2)}
     save_file(tensors, tmp_path / "adapter_model.safetensors", {"format": "pt"})
-    with pytest.warns(UserWarning, match=f"former Bone .* is read as bone-{form}"):
+    with pytest.warns(UserWarning, match=f"former Bone.* is read as bone-{form}"):
         loaded = PeftModel.from_pretrained(mlp(), tmp_path)
     torch.testing.assert_close(loaded(x()), reference(x()), **EXACT)
     loaded.save_pretrained(tmp_path / "again")
@@ -260,7 +327,8 @@ def test_checkpoints_of_pefts_former_bone_load(tmp_path: Path, init_weights: Any
 
 
 def test_default_form_is_col_and_is_saved(tmp_path: Path) -> None:
-    bone(None, keep_weight=True).save_pretrained(tmp_path)
+    config = BoneConfig(r=4, keep_weight=True, target_modules=["0"])
+    get_peft_model(mlp(), config).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (saved["peft_type"], saved["form"], saved["r"], saved["keep_weight"]) == ("BONE", "col", 4, True)
 

@@ -32,7 +32,7 @@ def saved_by(config: PeftConfig, dtype: torch.dtype, autocast: bool = False) -> 
     """The storages that one forward keeps, the parameters' own left out, and the input."""
     torch.manual_seed(0)
     model: Any = get_peft_model(Attention().to(dtype), config)
-    x = torch.randn(TOKENS, WIDTH, dtype=dtype, requires_grad=True)
+    x = torch.randn(2, TOKENS // 2, WIDTH, dtype=dtype, requires_grad=True)
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     saved: dict[int, Tensor] = {}
 
@@ -49,7 +49,7 @@ def saved_by(config: PeftConfig, dtype: torch.dtype, autocast: bool = False) -> 
 
 def shaped_as_x(saved: dict[int, Tensor]) -> list[Tensor]:
     """Not the frozen weights, which autocast copies for the base layers."""
-    return [t for t in saved.values() if t.shape == (TOKENS, WIDTH)]
+    return [t for t in saved.values() if t.shape == (2, TOKENS // 2, WIDTH)]
 
 
 def of_size_of_x(saved: dict[int, Tensor]) -> list[Tensor]:

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from linchain.ops.precision import own_dtypes
+
 
 def add_update(y: Tensor, x: Tensor, a: Tensor, b: Tensor, dropout: float = 0.0) -> Tensor:
     """y + dropout(x) Aᵀ Bᵀ, computed in y's dtype, and in place where autograd runs eagerly (LinChain, eq. 5).
@@ -33,7 +35,7 @@ def add_update(y: Tensor, x: Tensor, a: Tensor, b: Tensor, dropout: float = 0.0)
     if torch.compiler.is_compiling():  # the compiler makes its own kernels of the formula
         x = F.dropout(x, dropout).to(y.dtype)
         return y + F.linear(F.linear(x, a.to(y.dtype)), b.to(y.dtype))
-    with torch.autocast(device_type=y.device.type, enabled=False):
+    with own_dtypes(y):
         return _AddUpdate.apply(y, x, a, b, dropout)
 
 
@@ -41,7 +43,7 @@ class _AddUpdate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y: Tensor, x: Tensor, a: Tensor, b: Tensor, dropout: float) -> Tensor:
         ctx.mark_dirty(y)
-        ctx.scale = 1 / (1 - dropout)
+        ctx.scale = 1 / (1 - dropout) if dropout < 1 else 0.0
         kept, mask = torch.native_dropout(x, dropout, True) if dropout else (x, None)
         h = F.linear(kept.to(y.dtype), a.to(y.dtype))
         ctx.save_for_backward(x, h, a, b, mask)
@@ -54,7 +56,7 @@ class _AddUpdate(torch.autograd.Function):
         x, h, a, b, mask = ctx.saved_tensors
         _, needs_x, needs_a, needs_b, _ = ctx.needs_input_grad
         rows = g.reshape(-1, g.shape[-1])
-        with torch.autocast(device_type=g.device.type, enabled=False):
+        with own_dtypes(g):
             d_h = rows @ b.to(g.dtype)
             # (hᵀ g)ᵀ: the long side stays the inner loop's
             d_b = (h.view(-1, h.shape[-1]).T @ rows).T.to(b.dtype) if needs_b else None

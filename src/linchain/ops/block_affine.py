@@ -9,9 +9,9 @@ A weight W (out, in) is cut into r×r blocks W_ac (a: output block, c: input blo
 col and row are the two forms of Bone (arXiv 2409.15371 v3, "block affine"), plain is what its later versions call MiSS.
 
 Nothing here keeps a tensor of the weight's size for the backward: that of x and of the blocks is all that is saved, and
-col's adapted weight is built anew in the backward, so many output blocks at a time. Over a bfloat16 or float16 weight the
-blocks stay float32 masters. What B adds by itself (the `+ B`) is computed from Σ_c x_c and added to the output, because in
-a rounded W' a small B would be lost; what it multiplies is rounded as the weight itself is.
+col's adapted weight is built anew in the backward, so many output blocks at a time (CHUNK_BYTES a temporary). Over a
+bfloat16 or float16 weight the blocks stay float32 masters. What B adds by itself (the `+ B`) is computed from Σ_c x_c and
+added to the output, because in a rounded W' a small B would be lost; what it multiplies is rounded as the weight itself is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Bytes of the temporary that holds rows of the adapted weight (col).
+from linchain.ops.precision import own_dtypes
+
+# Bytes of a temporary that holds rows of the weight, dense or adapted, or of the gradient at them (col).
 CHUNK_BYTES = 128 * 2**20
 
 # Reads dense rows [start, stop) of a quantised weight, shape (stop - start, in).
@@ -52,7 +54,7 @@ def add_low_rank(y: Tensor, s: Tensor, d: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return y + s @ d
-    with torch.autocast(device_type=y.device.type, enabled=False):
+    with own_dtypes(y):
         return _AddLowRank.apply(y, s, d)
 
 
@@ -73,7 +75,7 @@ def row_mix(x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         x + z, (*, in), and Σ_c z_c, (*, r), both in x's dtype. Only x and B are saved for the backward.
     """
-    with torch.autocast(device_type=x.device.type, enabled=False):
+    with own_dtypes(x):
         return _RowMix.apply(x, blocks)
 
 
@@ -92,7 +94,7 @@ def col_linear(
     Returns:
         (*, out), in x's dtype. Saved for the backward: x, B and, as by any linear layer, the weight itself.
     """
-    with torch.autocast(device_type=x.device.type, enabled=False):
+    with own_dtypes(x):
         return _ColLinear.apply(x, blocks, weight, bias, rows)
 
 
@@ -157,7 +159,7 @@ class _AddLowRank(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         s, d = ctx.saved_tensors
-        with torch.autocast(device_type=g.device.type, enabled=False):
+        with own_dtypes(g):
             return g, g @ d.T, s.reshape(-1, s.shape[-1]).T @ g.reshape(-1, g.shape[-1])
 
 
@@ -182,7 +184,7 @@ class _RowMix(torch.autograd.Function):
         tiles = _tiles(x, blocks)
         z = torch.bmm(tiles, blocks.to(x.dtype).mT)
         total = z.sum(0)
-        return _untiled(z.add_(tiles), x), total.view(*x.shape[:-1], -1)
+        return _untiled(z.add_(tiles), x), total.view(*x.shape[:-1], blocks.shape[-1])
 
     @staticmethod
     @once_differentiable
@@ -191,7 +193,7 @@ class _RowMix(torch.autograd.Function):
         # z reaches the output through the base layer and through the sum
         v_tiles = _tiles(v, blocks)
         d_z = v_tiles + d_total.reshape(-1, d_total.shape[-1])
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with own_dtypes(x):
             d_blocks = torch.bmm(d_z.mT, _tiles(x, blocks)).to(blocks.dtype) if ctx.needs_input_grad[1] else None
             d_x = torch.baddbmm(v_tiles, d_z, blocks.to(x.dtype)) if ctx.needs_input_grad[0] else None
         return None if d_x is None else _untiled(d_x, x), d_blocks
@@ -214,22 +216,25 @@ class _ColLinear(torch.autograd.Function):
         ctx.save_for_backward(x, blocks, weight)
         ctx.rows = rows
         moving = blocks.to(x.dtype)
-        parts = [
-            torch.nn.functional.linear(x, _moved(dense, moving[chunk]))
-            for chunk, dense in _chunks(weight, rows, blocks, x)
-        ]
+        r = blocks.shape[-1]
         # y must own its memory, or autograd refuses what is added to it in place later
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        y = x.new_empty(*x.shape[:-1], blocks.shape[0] * r)
+        for chunk, dense in _chunks(weight, rows, blocks, x):
+            part = torch.nn.functional.linear(x, _moved(dense, moving[chunk]))
+            if part.shape == y.shape:
+                y = part
+            else:
+                y[..., chunk.start * r : chunk.stop * r] = part
         if bias is not None:
             y += bias
-        s = sum_tiles(x, blocks.shape[-1])
+        s = sum_tiles(x, r)
         y.view(-1, y.shape[-1]).addmm_(s.reshape(-1, s.shape[-1]), moving.flatten(0, 1).T)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast(device_type=g.device.type, enabled=False):
+        with own_dtypes(g):
             return _col_backward(ctx, g.reshape(-1, g.shape[-1]))
 
 
@@ -266,7 +271,7 @@ def _col_backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _chunks(weight: Tensor | None, rows: Rows | None, blocks: Tensor, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of output blocks with their dense rows of W, (blocks·r, in), in x's dtype: at most CHUNK_BYTES at a time."""
+    """Slices of output blocks with their dense rows of W, (blocks·r, in), in x's dtype: CHUNK_BYTES at most."""
     count, r = blocks.shape[0], blocks.shape[-1]
     step = max(1, CHUNK_BYTES // (r * x.shape[-1] * x.element_size()))
     for start in range(0, count, step):

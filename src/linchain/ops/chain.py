@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from linchain.ops.precision import own_dtypes
+
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
@@ -47,7 +49,7 @@ def fold(a: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """
     if not factors:
         return a
-    with torch.autocast(device_type=a.device.type, enabled=False):
+    with own_dtypes(a):
         return _Fold.apply(*(t.float() if t.dtype in LOW_PRECISION else t for t in (a, *factors)))
 
 
@@ -101,5 +103,5 @@ class _Fold(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
         a, *saved = ctx.saved_tensors
         factors, products = saved[: ctx.chain_length], [saved[0], *saved[ctx.chain_length :]]
-        with torch.autocast(device_type=a.device.type, enabled=False):
+        with own_dtypes(a):
             return tuple(fold_backward(a, factors, products, grad))

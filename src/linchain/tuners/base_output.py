@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from transformers.pytorch_utils import Conv1D
+
+# Their forward gives out a product that nothing else holds and that no backward needs.
+_OWN_OUTPUT = (nn.Linear.forward, Conv1D.forward)
 
 
 def base_output(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """`layer.base_layer(x)` in memory of its own, for a PEFT layer.
 
     The base layer is called as a module, so that its hooks, quantisation and sharding work. Its output is copied where
-    someone else may hold it: quantised layers may need it for their backward, and forward hooks may have kept it.
+    someone else may hold it: hooks may have kept it, quantised layers and forwards that we do not know may need it.
     """
     base = layer.base_layer
     y = base(x, *args, **kwargs)
-    shared = getattr(layer, "quantization_backend", None) is not None or base._forward_hooks
-    return y.clone() if shared else y
+    if torch.compiler.is_compiling():  # nothing is added in place then
+        return y
+    quantized = getattr(layer, "quantization_backend", None) is not None
+    if quantized or has_hooks(base) or getattr(base.forward, "__func__", None) not in _OWN_OUTPUT:
+        return y.clone()
+    # with a bias it is a view of the product, and changing a view in place costs autograd copies of the whole
+    return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything is called when `module` is, or when its gradient is there, beside its own forward."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or bool(_has_any_global_hook())

@@ -94,3 +94,17 @@ def refuse_tensor_parallel(method: str, layer: nn.Module) -> None:
     """
     if getattr(layer, "_hf_tp_plan", None) is not None:
         raise LinchainError(f"{method} does not support tensor parallelism")
+
+
+def refuse_attention_output(method: str, name: str, layer: nn.Module) -> None:
+    """Refuse the output projection of an `nn.MultiheadAttention`, whose weight is read without the module being called.
+
+    Raises:
+        LinchainError: For such a layer; `name` is the module's, `method` as in `refuse_target`.
+    """
+    if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        instead = "target the attention module itself, or leave" if method == "LinChain" else "leave"
+        raise LinchainError(
+            f"{method}: module {name!r} is the output projection of an nn.MultiheadAttention, which reads its weight without "
+            f"calling it: an adapter on it would be silently ignored. Instead {instead} it out (exclude_modules)"
+        )

@@ -21,7 +21,7 @@ class BoneConfig(PeftConfig):
     """Configuration of Bone, "block affine" (arXiv 2409.15371 v3): W'_ac = W_ac (I + B) + B for every r×r block of W.
 
     There is no scale and no dropout. The type name is the one that PEFT used for Bone until it dropped it, so that its old
-    checkpoints load here: their `init_weights` says what they hold, and a warning says what was read.
+    checkpoints load here: they name no `form`, their `init_weights` says what they hold, and a warning says what was read.
 
     Args:
         r: Size of a block. 64, the paper's. Both widths of every adapted weight must be divisible by it ("plain": none).
@@ -36,7 +36,8 @@ class BoneConfig(PeftConfig):
         init_weights: True: blocks start at zero, so that the adapter starts as an identity. False: small random
             blocks; for tests.
         keep_weight: Keep the original weights in memory while merged, so that unmerging restores their very bits. Otherwise
-            they are computed back, which is refused where I + B is ill-conditioned.
+            they are computed back, which is refused where too little would be left of them. Quantised weights, which
+            cannot be computed back, are kept in any case.
         layers_to_transform: Index or indices of the layers to adapt.
         layers_pattern: Name of the list of layers, for `layers_to_transform`.
         bias: Which biases train: "none", "all" or "bone_only" (those of adapted modules).
@@ -101,8 +102,8 @@ class BoneConfig(PeftConfig):
         bat = str(self.init_weights) == "bat"
         form = "col" if bat else "plain"
         warnings.warn(
-            f"a checkpoint of PEFT's former Bone (init_weights={self.init_weights!r}) is read as bone-{form}"
-            + ("" if bat else ", which is today's MiSS"),
+            f"a configuration of type BONE that names no form is one of PEFT's former Bone: with init_weights="
+            f"{self.init_weights!r} it is read as bone-{form}" + ("" if bat else ", which is today's MiSS"),
             stacklevel=2,
         )
         self.init_weights = True if bat else self.init_weights

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from linchain.errors import LinchainError
 from linchain.ops import block_affine
+from linchain.ops.precision import autocast_dtype
 from linchain.tuners.base_output import base_output
 from linchain.tuners.bone.config import BoneConfig
 from linchain.tuners.bone.stored import Kept, row_reader
@@ -25,7 +26,7 @@ from linchain.tuners.bone.stored import Kept, row_reader
 _RANDOM_SPREAD = 0.1
 
 
-class BoneLayer(nn.Module, BaseTunerLayer):
+class BoneLinear(nn.Module, BaseTunerLayer):
     """A linear layer, `Conv1D` or quantised linear layer with Bone's blocks.
 
     Args:
@@ -53,6 +54,7 @@ class BoneLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._kept: Kept | None = None
+        self.may_unmerge = True  # False while the layer is on its way to a plain one
         # share of the update that a quantised base lost when it was last merged
         self.merge_loss: float | None = None
         self.cast_input_dtype_enabled = True
@@ -84,6 +86,8 @@ class BoneLayer(nn.Module, BaseTunerLayer):
         if self.disable_adapters or self.merged:
             return self.base_layer(x, *args, **kwargs)
         adapters = [name for name in self.active_adapters if name in self.bone_block]
+        if not adapters:
+            return self.base_layer(x, *args, **kwargs)
         return self._adapted(x, adapters, *args, **kwargs)
 
     def _adapted(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
@@ -117,14 +121,11 @@ class BoneLayer(nn.Module, BaseTunerLayer):
                 )
         else:
             rows = row_reader(base, self.quantization_backend)
-        kind = x.device.type
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-        else:
-            dtype = x.dtype if weight is None else weight.dtype
+        autocast = autocast_dtype(x)
+        dtype = autocast or (x.dtype if weight is None else weight.dtype)
         bias = None if base.bias is None else base.bias.to(dtype)
         y = block_affine.col_linear(self._cast_input_dtype(x, dtype), blocks, weight, bias, rows)
-        return y if torch.is_autocast_enabled(kind) else y.to(x.dtype)
+        return y if autocast else y.to(x.dtype)
 
     def _moved_weight(self, adapters: list[str]) -> Tensor:
         """The weight (out, in) under `adapters`, dense, in its own dtype, but moved in float32 or wider."""
@@ -160,7 +161,8 @@ class BoneLayer(nn.Module, BaseTunerLayer):
         moved = self._moved_weight(names)
         if safe_merge and not torch.isfinite(moved).all():
             raise ValueError(f"NaNs detected in the merged weights. The adapter {', '.join(names)} seems to be broken")
-        if not self.merged and any(self.bone_keep_weight[name] for name in names):
+        keep = self.quantization_backend is not None or any(self.bone_keep_weight[name] for name in names)
+        if keep and self.may_unmerge and not self.merged:
             self._kept = Kept(self.get_base_layer())
         before = self.get_base_weight() if self.quantization_backend is not None else None
         self.set_base_weight(_as_linear(self.get_base_layer(), moved).contiguous())
@@ -172,8 +174,8 @@ class BoneLayer(nn.Module, BaseTunerLayer):
     def unmerge(self) -> None:
         """Take all merged adapters out of the base weight: W = (W' − B)(I + B)⁻¹, in float64 where the device has it.
 
-        Raises LinchainError, with the weight left merged, where I + B is too ill-conditioned for the weight's precision
-        and the original was not kept (`BoneConfig(keep_weight=True)`).
+        Raises LinchainError, with the weight left merged, where less than half of the digits of W would come back and the
+        original was not kept (`BoneConfig(keep_weight=True)`).
         """
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
@@ -182,28 +184,47 @@ class BoneLayer(nn.Module, BaseTunerLayer):
             self.base_layer = self._kept.restored()
             self._kept = None
         else:
-            for name in self.merged_adapters:
-                self._check_invertible(name)
             base = self.get_base_layer()
             merged = _as_linear(base, self.get_base_weight())
-            weight = merged.to(torch.float32 if merged.device.type == "mps" else torch.float64)
-            for name in reversed(self.merged_adapters):
-                blocks = self.bone_block[name].to(weight.dtype)
-                weight = block_affine.original_weight(weight, blocks, self.bone_form[name])
-            self.set_base_weight(_as_linear(base, weight.to(merged.dtype)).contiguous())
+            weight = self._computed_back(merged).to(merged.dtype)
+            self.set_base_weight(_as_linear(base, weight).contiguous())
         self.merged_adapters.clear()
 
-    def _check_invertible(self, name: str) -> None:
-        if self.bone_form[name] == "plain":
-            return
-        dtype = self.get_base_weight().dtype
-        found, most = block_affine.condition(self.bone_block[name]), torch.finfo(dtype).eps ** -0.5
+    def _computed_back(self, merged: Tensor) -> Tensor:
+        """W from W', refused where the rounding of W' would be amplified to more than half of its digits."""
+        weight = merged.to(torch.float32 if merged.device.type == "mps" else torch.float64)
+        size, conditions = torch.linalg.norm(weight), []
+        for name in reversed(self.merged_adapters):
+            blocks, form = self.bone_block[name].to(weight.dtype), self.bone_form[name]
+            conditions.append(1.0 if form == "plain" else block_affine.condition(blocks))
+            if not math.isfinite(conditions[-1]):
+                raise self._not_unmerged("I + B is singular")
+            weight = block_affine.original_weight(weight, blocks, form)
+        # relative to W', rounding is eps; relative to W it is this many times as much
+        found = math.prod(conditions) * float(size / torch.linalg.norm(weight)) if size else 1.0
+        most = torch.finfo(merged.dtype).eps ** -0.5
         if not found <= most:
-            raise LinchainError(
-                f"adapter {name!r} cannot be unmerged from {self.module_name}: I + B has condition number {found:.3g}, and "
-                f"above {most:.3g} less than half of {str(dtype).removeprefix('torch.')}'s digits would come back. The "
-                "weight is still merged: load the base model again, or merge with BoneConfig(keep_weight=True)"
+            raise self._not_unmerged(
+                f"the rounding of the merged weight would be amplified {found:.3g} times (I + B has condition number "
+                f"{math.prod(conditions):.3g}), and above {most:.3g} less than half of "
+                f"{str(merged.dtype).removeprefix('torch.')}'s digits come back"
             )
+        return weight
+
+    def _not_unmerged(self, reason: str) -> LinchainError:
+        names = ", ".join(map(repr, self.merged_adapters))
+        return LinchainError(
+            f"adapter {names} cannot be unmerged from {self.module_name}: {reason}. The weight is still merged: load the base "
+            "model again, and next time merge with BoneConfig(keep_weight=True)"
+        )
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """As in PEFT, but LinchainError for a merged adapter: without its blocks the weight could not be unmerged."""
+        if adapter_name in self.merged_adapters:
+            raise LinchainError(
+                f"adapter {adapter_name!r} is merged into {self.module_name}: unmerge it before deleting it"
+            )
+        super().delete_adapter(adapter_name)
 
     def _check_weight_is_readable(self, what: str) -> None:
         backend = self.quantization_backend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Iterator
@@ -9,15 +10,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from peft.tuners import lora
-from peft.tuners.tuners_utils import BaseTuner, _get_in_out_features
+from peft.tuners.tuners_utils import BaseTuner, _get_in_out_features, _maybe_include_all_linear_layers
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from linchain.errors import LinchainError
 from linchain.tuners.bone.config import BoneConfig
-from linchain.tuners.bone.layer import BoneLayer
-from linchain.tuners.targets import BONE_TARGETS, refuse_target, refuse_tensor_parallel
+from linchain.tuners.bone.layer import BoneLinear
+from linchain.tuners.targets import BONE_TARGETS, refuse_attention_output, refuse_target, refuse_tensor_parallel
 
 # what PEFT asks for before it says that a layer is torchao's; needed to merge, not to recognise it
 _NO_SUBCLASS: dict[str, Any] = {"get_apply_tensor_subclass": lambda: None}
@@ -41,15 +42,18 @@ class BoneModel(BaseTuner):
     """
 
     prefix: str = "bone_"
-    tuner_layer_cls = BoneLayer
+    tuner_layer_cls = BoneLinear
     target_module_mapping = BONE_TARGETS
     # BaseTuner's own reads the weight of a classification head, which may be several layers
     _replace_module: Any = lora.LoraModel._replace_module
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Refuse blocks that do not fit before the first module is replaced."""
-        for name, module in model.named_modules():
-            if name and self._check_target_module_exists(peft_config, name) and not isinstance(module, BoneLayer):
+        config = _maybe_include_all_linear_layers(copy.copy(peft_config), model)
+        modules = dict(model.named_modules())
+        inside = tuple(f"{name}." for name, module in modules.items() if isinstance(module, BoneLinear))
+        for name, module in modules.items():
+            if name and not name.startswith(inside) and self._check_target_module_exists(config, name):
                 _check_module(peft_config, name, module)
 
     def _check_target_module_compatiblity(self, peft_config: Any, model: nn.Module, target_name: str) -> None:
@@ -66,10 +70,10 @@ class BoneModel(BaseTuner):
         **kwargs: Any,
     ) -> None:
         _check_module(config, current_key, target)
-        if isinstance(target, BoneLayer):
+        if isinstance(target, BoneLinear):
             target.update_layer(adapter_name, config)
             return
-        layer = BoneLayer(target, adapter_name, config, current_key, **get_quantization_kwargs(self))
+        layer = BoneLinear(target, adapter_name, config, current_key, **get_quantization_kwargs(self))
         if adapter_name not in self.active_adapters:
             # adding an additional adapter: it is not automatically trainable
             layer.requires_grad_(False)
@@ -88,7 +92,9 @@ class BoneModel(BaseTuner):
         _warn_of_losses(self.model)
 
     def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
-        layers = [module for module in self.model.modules() if isinstance(module, BoneLayer)]
+        layers = [module for module in self.model.modules() if isinstance(module, BoneLinear)]
+        for layer in layers:
+            layer.may_unmerge = False
         model = super()._unload_and_optionally_merge(merge, **kwargs)
         if merge:
             _warn_of_losses(*layers)
@@ -97,8 +103,9 @@ class BoneModel(BaseTuner):
 
 def _check_module(config: BoneConfig, name: str, module: nn.Module) -> None:
     """Raise LinchainError for a module that Bone does not adapt, or whose widths r does not divide."""
-    base: Any = module.get_base_layer() if isinstance(module, BoneLayer) else module
+    base: Any = module.get_base_layer() if isinstance(module, BoneLinear) else module
     refuse_tensor_parallel("Bone", base)
+    refuse_attention_output("Bone", name, base)
     _check_kind(config, name, base)
     features_in, features_out = _get_in_out_features(base)
     assert features_in is not None
@@ -137,7 +144,7 @@ def _warn_of_losses(*modules: nn.Module) -> None:
     losses = {}
     for root in modules:
         for module in root.modules():
-            if isinstance(module, BoneLayer) and module.merge_loss is not None:
+            if isinstance(module, BoneLinear) and module.merge_loss is not None:
                 losses[module.module_name] = module.merge_loss
                 module.merge_loss = None
     if losses:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from linchain.ops.adapted_linear import add_update
 from linchain.ops.chain import LOW_PRECISION
-from linchain.tuners.base_output import base_output
+from linchain.tuners.base_output import base_output, has_hooks
 from linchain.tuners.linchain.chain import Chain, ChainedA, _rebuild, chained_class
 from linchain.tuners.linchain.config import LinChainConfig
 
@@ -113,7 +113,7 @@ class LinChainLinear(LinChainLayer):
             and type(dropout) in (nn.Identity, nn.Dropout)
             and adapter not in self.lora_variant
             and self.cast_input_dtype_enabled
-            and not any(module._forward_hooks or module._forward_pre_hooks for module in (a, b, dropout))
+            and not any(map(has_hooks, (a, b, dropout)))
         )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from linchain.errors import LinchainError
 from linchain.tuners.linchain.config import LinChainConfig
 from linchain.tuners.linchain.layer import LinChainLayer, add_chain_to, linchain_class, tie_chain
-from linchain.tuners.targets import LINCHAIN_TARGETS, refuse_target, refuse_tensor_parallel
+from linchain.tuners.targets import LINCHAIN_TARGETS, refuse_attention_output, refuse_target, refuse_tensor_parallel
 
 # PEFT's layer files whose layers reach A through `lora_A[adapter](x)` and ΔW through `get_delta_weight`. Its layers for
 # Megatron and TransformerEngine are not among them.
@@ -52,7 +52,7 @@ class LinChainModel(lora.LoraModel):
     def _create_new_module(  # type: ignore[override]
         self, config: LinChainConfig, adapter_name: str, target: nn.Module, **kwargs: Any
     ) -> nn.Module:
-        _refuse_target(config, target)
+        _refuse_target(config, kwargs.get("target_name", ""), target)
         tied = bool(kwargs.get("tied_adapter"))
         layer: Any = super()._create_new_module(config, adapter_name, target, **kwargs)
         if type(layer).__module__.removeprefix("peft.tuners.lora.") not in _SUPPORTED_LAYER_FILES:
@@ -135,8 +135,9 @@ def _as_lora_ranked(config: Any) -> LinChainConfig:
     return replace(config, r=scale_kept, chain_length=0, chain_widths=None)
 
 
-def _refuse_target(config: LinChainConfig, target: nn.Module) -> None:
+def _refuse_target(config: LinChainConfig, name: str, target: nn.Module) -> None:
     base_layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
     if config._custom_modules:
         raise LinchainError("LinChain does not support custom LoRA modules: they read lora_A without its chain")
     refuse_tensor_parallel("LinChain", base_layer)
+    refuse_attention_output("LinChain", name, base_layer)
