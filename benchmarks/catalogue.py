@@ -2,9 +2,9 @@
 
     python benchmarks/catalogue.py runs/catalogue --jobs 2
 
-Two parts. *Search*: each method at each learning rate of one grid, the same for all; the rate is chosen by the loss on
-training records held back, and the test records are looked at once, at that rate. *Cost*: each method again for a few
-steps, alone on the machine, in a process of its own, in shuffled rounds. What was run already is not run again.
+Three parts. *Search*: each method at each learning rate of one grid, the same for all; the rate is chosen by the loss on
+training records held back. *Seeds*: the chosen rate once more with other seeds (adapter, order of data). *Cost*: each method
+for a few steps, alone on the machine, in a process of its own, in shuffled rounds. What was run already is not run again.
 
 Writes OUT/catalogue.json and OUT/catalogue.md, and prints the table.
 """
@@ -25,6 +25,7 @@ from typing import Any
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 STEPS = 200
+SEEDS = (42, 1, 2)  # the search has the first
 COST_STEPS = 20
 COST_ROUNDS = 3
 # stories260k is so narrow that blocks of 4 are the largest that fit all of its weights
@@ -32,7 +33,12 @@ OWN_OPTIONS = {"bone-col": {"r": 4}, "bone-row": {"r": 4}, "miss-bat": {"r": 4},
 TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
 
-def configuration(method: str, rate: float, out: Path, shared: Path, cost: bool = False) -> dict[str, Any]:
+Results = dict[str, dict[float, dict[str, Any]]]
+
+
+def configuration(
+    method: str, rate: float, out: Path, shared: Path, seed: int = SEEDS[0], cost: bool = False
+) -> dict[str, Any]:
     """A run in the words of `linchain train`."""
     from linchain import methods
 
@@ -50,6 +56,7 @@ def configuration(method: str, rate: float, out: Path, shared: Path, cost: bool 
             "learning_rate": rate,
             "batch_size": 8,
             "warmup_steps": 10,
+            "seed": seed,
             "eval_steps": steps,
             "save_steps": steps,
         },
@@ -59,7 +66,7 @@ def configuration(method: str, rate: float, out: Path, shared: Path, cost: bool 
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
-    """The run's result.json, from disk where it is complete; `{"error": …}` where it cannot be run."""
+    """The run's result.json, from disk where it is complete; `{"error": …}` where it failed or diverged."""
     import torch
 
     from linchain.errors import LinchainError
@@ -75,24 +82,49 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             return {"error": str(error)}
     metrics = (Path(config["output"]) / "metrics.jsonl").read_text().splitlines()
     validation = [row["eval_loss"] for row in map(json.loads, metrics) if "eval_loss" in row]
-    return json.loads(result.read_text()) | {"validation": validation[-1] if validation else None}
+    found = json.loads(result.read_text()) | {"validation": validation[-1] if validation else None}
+    predictions = Path(config["output"]) / "predictions" / "after.jsonl"
+    if predictions.is_file():
+        rows = [json.loads(line) for line in predictions.read_text().splitlines()]
+        found["records"] = [[row["loss"] * row["tokens"], row["tokens"]] for row in rows]
+    return found
 
 
-def search(names: list[str], out: Path, shared: Path, jobs: int) -> dict[str, dict[float, dict[str, Any]]]:
-    """The result of every method at every rate."""
+def run_all(configs: dict[Any, dict[str, Any]], jobs: int, title: str) -> dict[Any, dict[str, Any]]:
+    """The result of every configuration, by its key; `jobs` at a time."""
     from rich.progress import track
 
-    found: dict[str, dict[float, dict[str, Any]]] = {name: {} for name in names}
     with ProcessPoolExecutor(jobs) as pool:
-        futures = {
-            pool.submit(run, configuration(name, rate, out / f"{name}-{rate:g}", shared)): (name, rate)
-            for name in names
-            for rate in GRID
-        }
-        for future in track(as_completed(futures), "search", total=len(futures)):
-            name, rate = futures[future]
-            found[name][rate] = future.result()
-    return found
+        futures = {pool.submit(run, config): key for key, config in configs.items()}
+        return {futures[f]: f.result() for f in track(as_completed(futures), title, total=len(futures))}
+
+
+def search(names: list[str], out: Path, shared: Path, jobs: int) -> Results:
+    """The result of every method at every rate."""
+    pairs = [(name, rate) for name in names for rate in GRID]
+    found = run_all({(n, r): configuration(n, r, out / f"{n}-{r:g}", shared) for n, r in pairs}, jobs, "search")
+    return {name: {rate: found[name, rate] for rate in GRID} for name in names}
+
+
+def chosen_rates(found: Results) -> dict[str, float]:
+    """The rate with the lowest validation loss of each method; methods that failed at every rate are left out."""
+    rates = {}
+    for name, by_rate in found.items():
+        losses = {rate: result["validation"] for rate, result in by_rate.items() if "error" not in result}
+        if losses:
+            rates[name] = min(losses, key=lambda rate: losses[rate])
+    return rates
+
+
+def seeds(rates: dict[str, float], found: Results, out: Path, shared: Path, jobs: int) -> dict[str, list[Any]]:
+    """The results of every method at its chosen rate, one for each seed."""
+    configs = {
+        (name, seed): configuration(name, rate, out / f"{name}-{rate:g}-seed{seed}", shared, seed)
+        for name, rate in rates.items()
+        for seed in SEEDS[1:]
+    }
+    more = run_all(configs, jobs, "seeds")
+    return {name: [found[name][rate], *(more[name, seed] for seed in SEEDS[1:])] for name, rate in rates.items()}
 
 
 def cost(names: list[str], out: Path, shared: Path) -> dict[str, dict[str, Any]]:
@@ -116,38 +148,46 @@ def cost(names: list[str], out: Path, shared: Path) -> dict[str, dict[str, Any]]
     }
 
 
-def table(found: dict[str, dict[float, dict[str, Any]]], costs: dict[str, dict[str, Any]]) -> str:
-    """The table in Markdown, best test loss first; an asterisk where the best rate lies at the edge of the grid."""
+def test_losses(results: list[Any]) -> Any:
+    """Summed loss and tokens of each test record, for each seed: an array (seeds, records, 2)."""
+    import numpy as np
+
+    return np.array([result["records"] for result in results])
+
+
+def over_lora(losses: Any, lora: Any) -> str:
+    """Mean loss over seeds minus LoRA's, with its 95 % interval by bootstrap over test records (paired)."""
+    from linchain.evaluation.scores import bootstrap
+
+    gap = (losses[..., 0] - lora[..., 0]).mean(0)
+    tokens = losses[0, :, 1]
+    low, high = bootstrap(lambda records: float(gap[records].sum() / tokens[records].sum()), len(gap))
+    return f"{gap.sum() / tokens.sum():+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def table(rates: dict[str, float], by_seed: dict[str, list[Any]], costs: dict[str, dict[str, Any]]) -> str:
+    """The table in Markdown, best test loss first; an asterisk where the chosen rate lies at the edge of the grid."""
     rows = []
-    lora = statistics.median(costs["lora"]["seconds_per_step"]) if "lora" in costs else None
-    for name, by_rate in found.items():
-        runs = {rate: result for rate, result in by_rate.items() if "error" not in result}
-        if not runs:
-            rows.append(
-                (
-                    float("inf"),
-                    f"| {name} | failed: {next(iter(by_rate.values()))['error'].splitlines()[0]} | | | | | |",
-                )
-            )
-            continue
-        rate = min(runs, key=lambda at: runs[at]["validation"])
-        loss = next(score for score in runs[rate]["scores"]["after"] if score["name"] == "loss")
-        edge = "*" if rate in (min(GRID), max(GRID)) else ""
-        seconds, memory = costs[name]["seconds_per_step"], costs[name]["memory_bytes"]
-        time = f"{1000 * statistics.median(seconds):.0f} ms"
-        if lora is not None:
-            time += f" ({statistics.median(seconds) / lora:.2f})"
+    lora = test_losses(by_seed["lora"])
+    lora_time = statistics.median(costs["lora"]["seconds_per_step"])
+    for name, results in by_seed.items():
+        losses = test_losses(results)
+        means = losses[..., 0].sum(1) / losses[..., 1].sum(1)
+        seconds = statistics.median(costs[name]["seconds_per_step"])
         cells = (
             name,
-            f"{rate:g}{edge}",
-            f"{loss['value']:.3f}",
-            f"{loss['low']:.3f} to {loss['high']:.3f}",
-            f"{runs[rate]['parameters']['trainable']:,}",
-            f"{statistics.median(memory) / 2**20:.0f} MiB",
-            time,
+            f"{rates[name]:g}{'*' if rates[name] in (min(GRID), max(GRID)) else ''}",
+            f"{means.mean():.3f} ({means.min():.3f} to {means.max():.3f})",
+            over_lora(losses, lora),
+            f"{results[0]['parameters']['trainable']:,}",
+            f"{statistics.median(costs[name]['memory_bytes']) / 2**20:.0f} MiB",
+            f"{1000 * seconds:.0f} ms ({seconds / lora_time:.2f})",
         )
-        rows.append((loss["value"], f"| {' | '.join(cells)} |"))
-    head = "| method | learning rate | test loss | 95 % | trainable | peak memory of a step | time of a step (over LoRA's) |"
+        rows.append((means.mean(), f"| {' | '.join(cells)} |"))
+    head = (
+        f"| method | learning rate | test loss ({len(SEEDS)} seeds) | minus LoRA's | trainable | memory of a step | "
+        "time of a step (over LoRA's) |"
+    )
     return "\n".join([head, "|---|---|---|---|---|---|---|", *(row for _, row in sorted(rows, key=lambda row: row[0]))])
 
 
@@ -155,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time in the search, each on one core")
-    parser.add_argument("--methods", nargs="+", help="only these")
+    parser.add_argument("--methods", nargs="+", help="only these, and LoRA")
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared", help="data and model")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -169,13 +209,16 @@ def main() -> None:
     from linchain import methods
     from linchain.methods import get
 
-    names = [get(name).name for name in arguments.methods] if arguments.methods else methods.names()
+    names = [get(name).name for name in ["lora", *(arguments.methods or methods.names())]]
+    names = list(dict.fromkeys(names))
     found = search(names, arguments.out, arguments.shared, arguments.jobs)
+    rates = chosen_rates(found)
+    by_seed = seeds(rates, found, arguments.out, arguments.shared, arguments.jobs)
     costs = cost(names, arguments.out, arguments.shared)
     machine = {"machine": platform.platform(), "processor": platform.processor(), "torch": torch.__version__}
-    report = {"machine": machine, "grid": GRID, "steps": STEPS, "search": found, "cost": costs}
-    (arguments.out / "catalogue.json").write_text(json.dumps(report, indent=1) + "\n")
-    text = table(found, costs)
+    report = {"machine": machine, "grid": GRID, "steps": STEPS, "search": found, "seeds": by_seed, "cost": costs}
+    (arguments.out / "catalogue.json").write_text(json.dumps(report) + "\n")
+    text = table(rates, by_seed, costs)
     (arguments.out / "catalogue.md").write_text(text + "\n")
     print(text)
 
