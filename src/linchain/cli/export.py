@@ -15,9 +15,9 @@ def export(
         str,
         typer.Option(
             "--to",
-            metavar="lora|merged|linchain|bone|miss",
-            help="A plain PEFT LoRA adapter; a plain Transformers checkpoint; a LinChain adapter, from a LoRA or from a "
-            "checkpoint of the LinChain authors' own code; bone-col from PEFT's MiSS bat, or back.",
+            metavar="FORM",
+            help="lora: a plain PEFT LoRA. merged: a plain Transformers checkpoint. linchain: from a LoRA, or from the "
+            "LinChain authors' own code. bone, miss: PEFT's MiSS bat as bone-col, and back.",
         ),
     ],
     model: Annotated[
@@ -29,8 +29,8 @@ def export(
         str | None,
         typer.Option(
             "--dtype",
-            metavar="float32|bfloat16|float16",
-            help="Dtype to write. Default: folded factors in float32; a merged model in the base model's dtype.",
+            metavar="DTYPE",
+            help="float32, bfloat16 or float16. Default: what was folded in float32, a merged model in the base model's.",
         ),
     ] = None,
     text: Annotated[
@@ -50,13 +50,16 @@ def export(
         int | None,
         typer.Option(
             "--svd-rank",
-            help="With --to lora, for Bone and MiSS bat, which no LoRA equals: write the closest LoRA of this rank, and say "
-            "how close it is.",
+            help="With --to lora, for Bone and MiSS bat, which no LoRA equals: write the closest of this rank, and say how "
+            "far it is.",
             metavar="R",
         ),
     ] = None,
 ) -> None:
-    """Write ADAPTER in another form into OUT, once logits computed with it agree with ADAPTER's (--svd-rank: however far)."""
+    """Write ADAPTER in another form into OUT, if logits computed with it agree with ADAPTER's.
+
+    Only what --svd-rank makes is written however far they are apart.
+    """
     from rich.console import Console
 
     from linchain.cli.quiet import quiet_libraries

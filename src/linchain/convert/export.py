@@ -20,7 +20,7 @@ from linchain.convert.lora_to_linchain import add_identity_chains
 from linchain.convert.merge import config_with_biases, merged_model, refuse_quantized
 from linchain.convert.readme import adapter_readme
 from linchain.convert.svd import Approximation
-from linchain.errors import LinchainError, unknown_name
+from linchain.errors import LinchainError, first_line, unknown_name
 from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
 from linchain.files import check_writable
 from linchain.methods.attach import attach
@@ -270,7 +270,14 @@ def _written(to: str, base: BaseModel, part: Path, batch: verify.Batch) -> list[
     if to == "merged":
         model = load_checkpoint(base.model_class(), str(part), "the merged model", torch.float32)
         return verify.logits(model, batch)
-    return verify.logits(PeftModel.from_pretrained(base.load(_compute_dtype(base)), str(part)).eval(), batch)
+    model = base.load(_compute_dtype(base))
+    try:
+        model = PeftModel.from_pretrained(model, str(part))
+    except LinchainError:
+        raise
+    except (TypeError, ValueError) as error:  # layers that we adapt and PEFT's method of that name does not
+        raise LinchainError(f"--to {to}: PEFT does not load it on {base.name!r}: {first_line(error)}") from error
+    return verify.logits(model.eval(), batch)
 
 
 def _check_out(out: Path, overwrite: bool, inputs: list[Path]) -> None:

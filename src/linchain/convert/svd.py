@@ -6,6 +6,7 @@ is the closest in the Frobenius norm (Eckart & Young, 1936). How close is measur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,27 +56,35 @@ def closest_lora(
     Args:
         config, tensors: The adapter.
         model: The base model with this adapter on it; a quantised base is read dequantised.
-        rank: R. Where a module is narrower, its factors are padded with zeros.
+        rank: R, at most the smaller side of some adapted weight. Where a module is narrower, its factors are padded with
+            zeros.
         dtype: Dtype of the factors.
 
     Returns:
         (config, tensors, approximation): `lora_alpha` = R; lora_A (R, in), lora_B (out, R); what else the adapter holds is
         carried through.
 
-    Raises LinchainError for quantised weights that PEFT cannot read.
+    Raises LinchainError for a rank that no update has, an update that is not finite, and quantised weights that PEFT
+    cannot read.
     """
     form = getattr(config, "form", "col")  # MiSS's bat is bone-col
+    layers: dict[str, Any] = {module: model.get_submodule(module) for module in adapter_blocks(tensors)}
+    full = max(min(layer.in_features, layer.out_features) for layer in layers.values())
+    if rank > full:
+        raise LinchainError(f"--svd-rank {rank} is more than any adapted weight has; at rank {full} nothing is lost")
     factors: dict[str, Tensor] = {}
     errors, sizes = {}, {}
     for module, blocks in adapter_blocks(tensors).items():
-        update = _dense_update(model.get_submodule(module), blocks, form)
+        update = _dense_update(layers[module], blocks, form)
+        if not update.isfinite().all():
+            raise LinchainError(f"the adapter's update of {module.removeprefix(BASE_PREFIX)} is not finite")
         a, b = (factor.to(dtype) for factor in truncated(update, rank))
         factors |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
         errors[module] = float(torch.linalg.norm(update - b.double() @ a.double()))
         sizes[module] = float(torch.linalg.norm(update))
     shares = {module: errors[module] / sizes[module] if sizes[module] else 0.0 for module in errors}
     worst = max(shares, key=lambda module: shares[module])
-    total, lost = (float(torch.tensor(list(norms.values())).double().norm()) for norms in (sizes, errors))
+    total, lost = (math.hypot(*norms.values()) for norms in (sizes, errors))
     found = Approximation(rank, lost / total if total else 0.0, shares[worst], worst.removeprefix(BASE_PREFIX))
     return lora_config(config, rank), replace_blocks(tensors, factors), found
 
@@ -92,9 +101,9 @@ def truncated(update: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     basis = torch.linalg.eigh(update @ update.T).eigenvectors.flip(1)[:, :rank]
     projected = basis.T @ update
     root = torch.linalg.norm(projected, dim=1).sqrt()
-    root = torch.where(root > 0, root, 1)
     padding = rank - basis.shape[1]
-    a = torch.nn.functional.pad(projected / root.unsqueeze(1), (0, 0, 0, padding))
+    scaled = projected / root.clamp(min=torch.finfo(root.dtype).tiny).unsqueeze(1)
+    a = torch.nn.functional.pad(scaled, (0, 0, 0, padding))
     return a, torch.nn.functional.pad(basis * root, (0, padding))
 
 
