@@ -326,6 +326,12 @@ def test_checkpoints_of_pefts_former_bone_load(tmp_path: Path, init_weights: Any
     assert (again.form, again.init_weights) == (form, True)
 
 
+def test_biases_of_pefts_former_bone_were_not_saved() -> None:
+    with pytest.warns(UserWarning, match="bias='Bone_only': PEFT's former Bone did not save its biases"):
+        config = BoneConfig(peft_type="BONE", init_weights="bat", bias="Bone_only")  # type: ignore[arg-type]
+    assert (config.form, config.bias) == ("col", "none")
+
+
 def test_default_form_is_col_and_is_saved(tmp_path: Path) -> None:
     config = BoneConfig(r=4, keep_weight=True, target_modules=["0"])
     get_peft_model(mlp(), config).save_pretrained(tmp_path)

@@ -106,6 +106,11 @@ class BoneConfig(PeftConfig):
             f"{self.init_weights!r} it is read as bone-{form}" + ("" if bat else ", which is today's MiSS"),
             stacklevel=2,
         )
+        if self.bias != "none":
+            warnings.warn(
+                f"bias={self.bias!r}: PEFT's former Bone did not save its biases, so none are read", stacklevel=2
+            )
+            self.bias = "none"
         self.init_weights = True if bat else self.init_weights
         return form
 
