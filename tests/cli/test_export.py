@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, MissConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
 
-from linchain import LinChainConfig
-from linchain.cli.app import main
+from linchain import BoneConfig, LinChainConfig
+from linchain.cli.app import app, main
+from linchain.convert.forms import TARGETS
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -27,13 +30,16 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 @pytest.fixture(scope="module")
 def saved(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with adapters for the tiny model: linchain, lora, ia3; and another model."""
+    """A folder with adapters for the tiny model: linchain, lora, ia3, bone, miss; and other models."""
     folder = tmp_path_factory.mktemp("adapters")
     targets = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
     configs = {
         "linchain": LinChainConfig(r=4, init_weights=False, **targets),
         "lora": LoraConfig(r=4, init_lora_weights=False, **targets),
         "ia3": IA3Config(feedforward_modules=[], **targets),
+        "bone-col": BoneConfig(r=8, form="col", init_weights=False, **targets),
+        "bone-row": BoneConfig(r=8, form="row", init_weights=False, **targets),
+        "miss": MissConfig(r=8, init_weights=False, **targets),
     }
     for name, config in configs.items():
         get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(str(folder / name))
@@ -56,6 +62,60 @@ def test_it_says_what_was_verified_and_written(
     assert printed[-1] == f"plain LoRA adapter of rank 4 in {out}"
     assert run(monkeypatch, str(saved / "linchain"), str(out), "--to", "merged", "--overwrite") == 0
     assert not (out / "adapter_config.json").exists()
+
+
+def test_an_approximation_says_so_and_by_how_much(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(monkeypatch, str(saved / "bone-row"), str(out), "--to", "lora", "--svd-rank", "4") == 0
+    read, stated, written = capsys.readouterr().out.splitlines()[-3:]
+    assert read == f"read: bone-row adapter in {saved / 'bone-row'}"
+    pattern = (
+        r"not the same model: (relative error of the update (0\.\d+) at rank 4 \(Frobenius norm; 0\.\d+ in "
+        r"model\.layers\.\d\.self_attn\.[qv]_proj, the worst module\)); largest difference of the logits \S+ \(largest logit .*"
+    )
+    found = re.fullmatch(pattern, stated)
+    assert found
+    assert 0.1 < float(found[2]) < 1
+    assert found[1] in " ".join((out / "README.md").read_text().split())
+    assert written == f"plain LoRA adapter of rank 4, an approximation in {out}"
+
+
+def test_a_checkpoint_of_the_former_bone_is_named_first(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(saved / "bone-col", folder)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"init_weights": "bat"}
+    path.write_text(json.dumps({key: value for key, value in config.items() if key not in ("form", "keep_weight")}))
+    assert run(monkeypatch, str(folder), str(tmp_path / "out"), "--to", "miss") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"read: bone-col adapter, saved by PEFT's former Bone in {folder}"
+    assert printed[1].startswith("verified: ")
+    assert printed[2] == f"MiSS bat adapter with blocks of 8 in {tmp_path / 'out'}"
+
+
+@pytest.mark.parametrize(("name", "kind", "shape"), [("bone-col", "bone", "4 x 8 x 8"), ("miss", "miss", "8 x 32")])
+def test_inspect_knows_bone_and_miss(name: str, kind: str, shape: str, saved: Path) -> None:
+    report = CliRunner().invoke(app, ["inspect", str(saved / name), "--json"], catch_exceptions=False)
+    found = json.loads(report.stdout)
+    assert found["kind"].startswith(kind)
+    assert found["parameters"] == 2 * 8 * (32 + 16)
+    assert [int(width) for width in shape.split(" x ")] in [group["shape"] for group in found["tensors"]]
+    printed = CliRunner().invoke(app, ["inspect", str(saved / name)], catch_exceptions=False)
+    assert printed.exit_code == 0
+    assert f"adapter in {saved / name}" in printed.stdout.splitlines()[0]
+
+
+def test_the_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    printed = CliRunner().invoke(app, ["export", "--help"]).stdout
+    assert max(map(len, printed.splitlines())) <= 80
+    help_of = " ".join(re.sub("[│╭╮╰╯─]", " ", printed).split())
+    assert all(f"{form}:" in help_of or f"{form}, " in help_of for form in TARGETS)
 
 
 def _pickled(folder: Path) -> None:
@@ -99,7 +159,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Any] | None, list[str], str]] = 
         ["--to", "lora"],
         "adapter_config.json cannot be read",
     ),
-    "another method": ("ia3", None, ["--to", "lora"], "is an adapter of type 'IA3'. What converts: LinChain to lora, merged; LoRA to merged, linchain;"),
+    "another method": ("ia3", None, ["--to", "lora"], "is an adapter of type 'IA3'. What converts: LinChain to lora, merged;"),
     "no weights": (
         "linchain",
         lambda folder: (folder / "adapter_model.safetensors").unlink(),
@@ -134,6 +194,48 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Any] | None, list[str], str]] = 
         ["--to", "lora"],
         "Target modules {'query_key_value'} not found",
     ),
+    "rank 0": ("bone-col", None, ["--to", "lora", "--svd-rank", "0"], "--svd-rank must be a positive integer, got 0"),
+    "a rank too large": (
+        "bone-col",
+        None,
+        ["--to", "lora", "--svd-rank", "33"],
+        "--svd-rank 33 is more than any adapted weight has; at rank 32 nothing is lost",
+    ),
+    "rank of an exact form": (
+        "bone-col",
+        None,
+        ["--to", "merged", "--svd-rank", "4"],
+        "--svd-rank is for updates of full rank and --to lora; {folder} is a bone-col adapter, and --to merged is exact",
+    ),
+    "rank of a LoRA": ("miss", None, ["--to", "lora", "--svd-rank", "4"], "is a MiSS adapter, and --to lora is exact"),
+    "Bone to LoRA": (
+        "bone-row",
+        None,
+        ["--to", "lora"],
+        "is a bone-row adapter, and no LoRA equals it: its update W·B + B depends on the weights W and has full rank.",
+    ),
+    "Bone to LoRA, what to do": (
+        "bone-row",
+        None,
+        ["--to", "lora"],
+        "comes closest, and says how close. It converts to merged, lora (approximately, with --svd-rank)",
+    ),
+    "Bone to Bone": ("bone-col", None, ["--to", "bone"], "is a bone-col adapter already. It converts to merged, miss, lora"),
+    "LinChain to Bone": (
+        "linchain",
+        None,
+        ["--to", "bone"],
+        "is a LinChain adapter, which does not convert to bone. It converts to lora, merged",
+    ),
+    "MiSS to Bone": (
+        "miss",
+        None,
+        ["--to", "bone"],
+        "is a MiSS adapter, which does not convert to bone. It converts to lora, merged",
+    ),
+    "nearly a form": ("miss", None, ["--to", "mis"], "unknown --to 'mis'; did you mean 'miss'? Accepted: bone, linchain,"),
+    "Bone of other blocks": ("bone-col", _edit(r=4), ["--to", "merged"], "bone_block has shape (4, 8, 8), the base model"),
+    "unknown Bone": ("bone-col", _edit(form="rows"), ["--to", "merged"], "form='rows' is unknown; did you mean 'row'"),
     "LoRA to LoRA": ("lora", None, ["--to", "lora"], "is a LoRA adapter already"),
     "LinChain to LinChain": ("linchain", None, ["--to", "linchain"], "is a LinChain adapter already"),
     "chain length of a LinChain": ("linchain", None, ["--to", "lora", "--chain-length", "2"], "--chain-length is for a LoRA"),
@@ -168,7 +270,7 @@ def test_mistakes_are_named_and_nothing_is_written(
     printed = " ".join(capsys.readouterr().err.split())
     assert status == 2
     assert printed.startswith("error: ")
-    assert message in printed
+    assert message.replace("{folder}", str(folder)) in printed
     assert not out.exists()
 
 
