@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from linchain import BoneConfig, LinChainConfig
 from linchain.convert import export
-from linchain.convert.forms import APPROXIMATE, CONVERSIONS, NAMES, TARGETS
+from linchain.convert.forms import APPROXIMATE, CONVERSIONS, EXACT, NAMES, TARGETS
 from linchain.errors import LinchainError
 from linchain.ops import reference
 
@@ -77,6 +77,18 @@ def saved(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     save_file(tensors, weights, {"format": "pt"})
     edit_config(folder / "fork", lora_use_mixer=True, mixer_num=1)
     return folder, found | {"fork": found["lora"]}
+
+
+def test_the_documentation_has_this_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| ")
+    ]
+    start = next(i for i, row in enumerate(rows) if row[0] == "from")
+    assert rows[start] == ["from", *(f"`{to}`" for to in TARGETS)]
+    found = {row[0]: dict(zip(TARGETS, row[1:], strict=True)) for row in rows[start + 1 : start + 1 + len(NAMES)]}
+    words = {None: "", APPROXIMATE: f"`{APPROXIMATE}`", EXACT: EXACT}
+    assert found == {NAMES[kind]: {to: words[ways.get(to)] for to in TARGETS} for kind, ways in CONVERSIONS.items()}
 
 
 PAIRS = [(kind, to) for kind in CONVERSIONS for to in TARGETS]

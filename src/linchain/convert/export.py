@@ -270,14 +270,13 @@ def _written(to: str, base: BaseModel, part: Path, batch: verify.Batch) -> list[
     if to == "merged":
         model = load_checkpoint(base.model_class(), str(part), "the merged model", torch.float32)
         return verify.logits(model, batch)
-    model = base.load(_compute_dtype(base))
     try:
-        model = PeftModel.from_pretrained(model, str(part))
+        adapted = PeftModel.from_pretrained(base.load(_compute_dtype(base)), str(part))
     except LinchainError:
         raise
     except (TypeError, ValueError) as error:  # layers that we adapt and PEFT's method of that name does not
         raise LinchainError(f"--to {to}: PEFT does not load it on {base.name!r}: {first_line(error)}") from error
-    return verify.logits(model.eval(), batch)
+    return verify.logits(adapted.eval(), batch)
 
 
 def _check_out(out: Path, overwrite: bool, inputs: list[Path]) -> None:
