@@ -79,7 +79,7 @@ def test_an_approximation_says_so_and_by_how_much(
     assert found
     assert 0.1 < float(found[2]) < 1
     assert found[1] in " ".join((out / "README.md").read_text().split())
-    assert written == f"plain LoRA adapter of rank 4, an approximation in {out}"
+    assert written == f"plain LoRA adapter of rank 4 (an approximation) in {out}"
 
 
 def test_a_checkpoint_of_the_former_bone_is_named_first(

@@ -248,7 +248,7 @@ def test_a_lost_adapter_does_not_pass_in_16_bits(
         return verify.logits(base.load(torch.float32), batch)
 
     monkeypatch.setattr(module, "_written", lost)
-    with pytest.raises(LinchainError, match=r"was not written.*use --dtype float32 or --to lora"):
+    with pytest.raises(LinchainError, match=r"was not written.*use --dtype float32, or leave it unmerged"):
         export(tmp_path / "adapter", tmp_path / "out", "merged", dtype="bfloat16")
     assert not (tmp_path / "out").exists()
 

@@ -136,7 +136,7 @@ def test_an_approximation_is_written_however_far_it_is_and_says_so(
     assert not done.comparison.passed
     assert done.approximation is not None
     assert 0.1 < done.approximation.error <= done.approximation.worst < 1
-    assert done.description == "plain LoRA adapter of rank 2, an approximation"
+    assert done.description == "plain LoRA adapter of rank 2 (an approximation)"
     readme = " ".join((tmp_path / "out" / "README.md").read_text().split())
     assert f"from a {kind.replace('miss-', 'MiSS ')} adapter, which no LoRA equals" in readme
     assert f"**It is not the same model**: {done.approximation}." in readme

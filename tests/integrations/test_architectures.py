@@ -19,7 +19,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "bone-col": lambda **options: BoneConfig(r=8, form="col", **options),
     "bone-row": lambda **options: BoneConfig(r=8, form="row", **options),
 }
-EXPORTS = {"linchain": ("lora", "merged")}
+EXPORTS = {"linchain": ("lora", "merged"), "bone-col": ("merged",), "bone-row": ("merged",)}
 # Bone adapts modules, not parameters of stacked experts
 CASES = [
     (name, method)

@@ -90,7 +90,7 @@ def _as_lora(
             f"It was made by linchain {{version}} from a {NAMES[kind]} adapter, which no LoRA equals: of all LoRAs of its rank "
             f"this is the closest to its update. **It is not the same model**: {found}."
         )
-        return Converted(lora, plain, f"plain LoRA adapter of rank {svd_rank}, an approximation", origin, found)
+        return Converted(lora, plain, f"plain LoRA adapter of rank {svd_rank} (an approximation)", origin, found)
     if kind in ("linchain", "fork"):
         lora, plain = fold_adapter(config, tensors)
         how = "with a chain between A and B, which linchain {version} folded into them"

@@ -71,7 +71,7 @@ def refuse_quantized(base: BaseModel) -> None:
     if base.quantization:
         raise LinchainError(
             f"base model {base.name!r} is quantised ({base.quantization}): merging would have to quantise its weights "
-            "again and lose part of the adapter. Name the model it was made from with --model, or export --to lora"
+            "again and lose part of the adapter. Name the model it was made from with --model, or leave the adapter unmerged"
         )
 
 

@@ -51,9 +51,9 @@ class Comparison:
         difference: The largest absolute difference.
         scale: The largest absolute logit before.
         effect: The largest absolute difference that the adapter itself makes to the base model's logits.
-        tolerance: The largest difference allowed: `rounding`, but less than half of an effect that can be told from
-            float32's own rounding, so that an adapter which was lost does not pass.
-        rounding: The dtype's share of max(1, scale).
+        tolerance: The largest difference allowed: the dtype's share of max(1, scale), but less than half of an effect that
+            can be told from float32's own rounding, so that an adapter which was lost does not pass.
+        dtype: The dtype that the weights were written in.
         batch: What they were computed on.
     """
 
@@ -61,7 +61,7 @@ class Comparison:
     scale: float
     effect: float
     tolerance: float
-    rounding: float
+    dtype: torch.dtype
     batch: str
 
     @property
@@ -76,10 +76,11 @@ class Comparison:
 
     @property
     def advice(self) -> str:
-        """What to do where rounding alone may have lost too much of the adapter; empty elsewhere."""
-        if not self.tolerance < self.difference <= self.rounding:
+        """What to do where it may be rounding to 16 bits that lost too much of the adapter; empty elsewhere."""
+        if self.passed or not self.is_finite or self.dtype not in (torch.bfloat16, torch.float16):
             return ""
-        return ". In this dtype too much of the adapter is lost: use --dtype float32 or --to lora"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f". Rounding to {dtype} may have lost too much of the adapter: use --dtype float32, or leave it unmerged"
 
     @property
     def distance(self) -> str:
@@ -142,7 +143,7 @@ def compare(
         scale=scale,
         effect=effect,
         tolerance=min(rounding, max(exact, effect / 2)) if effect > exact else rounding,
-        rounding=rounding,
+        dtype=dtype,
         batch=str(batch),
     )
 
