@@ -99,7 +99,7 @@ def test_widths_that_do_not_fit_are_refused_before_anything_is_replaced(form: st
         get_peft_model(model, BoneConfig(r=8, form=form, target_modules=["0", "1"]))
     assert "r=8 does not fit target module '1'" in str(caught.value)
     assert "12 x 8" in str(caught.value)
-    assert "fit it: 1, 2, 4" in str(caught.value)
+    assert "fit all 2 target modules: 1, 2, 4" in str(caught.value)
     assert type(model[0]) is nn.Linear
 
 

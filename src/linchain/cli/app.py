@@ -16,7 +16,7 @@ from linchain.errors import LinchainError
 
 app = typer.Typer(
     name="linchain",
-    help="Fine-tune language models with LinChain, beside LoRA, and export them to plain LoRA.",
+    help="Fine-tune language models with LinChain, Bone and the methods that they are compared with; export what was trained.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linchain.convert.adapter import WEIGHTS_FILE, read_adapter
+from linchain.convert.adapter import BASE_PREFIX, WEIGHTS_FILE, read_adapter
 from linchain.diagnostics.ranks import ModuleRanks, adapter_ranks
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class TensorGroup:
     """Tensors whose keys differ in layer numbers only, and that share shape and dtype.
 
     Attributes:
-        key: their key, with * for each number that is a part of its own.
+        key: their key without PEFT's prefix, and with * for each number that is a part of its own.
         shape: of each tensor.
         dtype: of each tensor, e.g. "float32".
         count: how many there are.
@@ -77,6 +77,7 @@ def inspect_adapter(path: Path | str) -> AdapterReport:
 def _grouped(tensors: dict[str, Tensor]) -> list[TensorGroup]:
     counts: dict[tuple[str, tuple[int, ...], str], int] = {}
     for key, tensor in tensors.items():
-        group = (re.sub(r"(?<=\.)\d+(?=\.)", "*", key), tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        name = re.sub(r"(?<=\.)\d+(?=\.)", "*", key.removeprefix(BASE_PREFIX))
+        group = (name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         counts[group] = counts.get(group, 0) + 1
     return [TensorGroup(*group, count) for group, count in counts.items()]

@@ -62,7 +62,8 @@ _LEAVES = {
     "lora": "A plain LoRA adapter, which any LoRA server reads; `linchain export --to merged` puts it into the weights.",
     "foldable": "An adapter that `linchain export --to lora` makes a plain LoRA of, exactly; `--to merged` puts it into the "
     "weights.",
-    "dense": "An adapter that `linchain export --to merged` puts into the weights; it equals no plain LoRA.",
+    "dense": "An adapter that `linchain export --to merged` puts into the weights; it equals no plain LoRA. "
+    "docs/export.md has all that it converts to.",
     "model": "A plain Transformers model, in `model/` of the run's folder; there is nothing to export.",
 }
 

@@ -34,7 +34,8 @@ METHODS = (
         fixed={"init_weights": "bat"},
         equation="y = x W'ᵀ, W'_ac = W_ac (I + B_a) + B_a",
         trains="One r × r block B_a for each r outputs of the weight, zero at the start.",
-        use="PEFT's own implementation of bone-col, to compare ours with. r must divide both sizes of each weight.",
+        use="PEFT's own implementation of bone-col, to compare ours with: the same updates, but it keeps tensors of the "
+        "weights' size for the backward, and so needs far more memory. r must divide both sizes of each weight.",
         result="dense",
     ),
 )

@@ -11,14 +11,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from linchain import methods
 from linchain.diagnostics.memory import MemoryEstimate, estimate_training_memory
 from linchain.diagnostics.parameters import parameter_counts
-from linchain.evaluation.models import ADAPTER_CONFIG
 from linchain.evaluation.scores import Score
 from linchain.tasks.encoding import IGNORE
 from linchain.training.config import RunConfig, TrainingConfig
+from linchain.training.load_config import load_config
 from linchain.training.prepare import PreparedData
-from linchain.training.run_folder import RunFolder, read_json
+from linchain.training.run_folder import RunFolder
 
 
 def preview(data: PreparedData) -> RenderableType:
@@ -139,7 +140,7 @@ def paths(folder: RunFolder) -> str:
     lines = {name: str(path) for name, path in parts.items() if path.exists()}
     lines["evaluate"] = shlex.join(["linchain", "evaluate", str(folder.path)])
     if folder.adapter.exists():
-        # the types that are no plain LoRA and equal one
-        to = "lora" if read_json(folder.adapter / ADAPTER_CONFIG)["peft_type"] in ("LINCHAIN", "MISS") else "merged"
+        method = methods.get(load_config(folder.config).method.name)
+        to = "lora" if method.result == "foldable" else "merged"
         lines["export"] = shlex.join(["linchain", "export", str(folder.adapter), str(folder.path / to), "--to", to])
     return "\n".join(f"{name:<12} {line}" for name, line in lines.items())

@@ -103,6 +103,8 @@ def run_prepared(
         scores: dict[str, list[Score]] = {}
         if data.test and config.evaluation.baseline:
             scores["before"] = _evaluate(config, folder, data.test, "before", trainer, console)
+        if checkpoint := folder.last_checkpoint():
+            console.print(f"resuming from step {checkpoint_step(checkpoint)}")
         resumed_from = _fit(config, folder, trainer, callbacks)
         _save_trained(folder, data, trainer.model, start_tensors)
         if data.test:

@@ -31,7 +31,7 @@ class BoneConfig(PeftConfig):
             cheaper and works over any quantised base. "plain", without the guidance of the weight, is what PEFT's Bone
             was before it became MiSS; for old checkpoints (new work: PEFT's MissConfig).
         target_modules: Names (matched at the end) or one regular expression of the modules to adapt, or "all-linear".
-            None: PEFT's choice for MiSS of the architecture.
+            None: the paper's where it is known (LLaMA: all seven projections), else PEFT's choice for MiSS.
         exclude_modules: Names or one regular expression of modules to leave out.
         init_weights: True: blocks start at zero, so that the adapter starts as an identity. False: small random
             blocks; for tests.

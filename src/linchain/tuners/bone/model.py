@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import warnings
 from collections.abc import Iterator
@@ -52,9 +53,12 @@ class BoneModel(BaseTuner):
         config = _maybe_include_all_linear_layers(copy.copy(peft_config), model)
         modules = dict(model.named_modules())
         inside = tuple(f"{name}." for name, module in modules.items() if isinstance(module, BoneLinear))
-        for name, module in modules.items():
-            if name and not name.startswith(inside) and self._check_target_module_exists(config, name):
-                _check_module(peft_config, name, module)
+        targets = {
+            name: module
+            for name, module in modules.items()
+            if name and not name.startswith(inside) and self._check_target_module_exists(config, name)
+        }
+        _check_rank(peft_config, {name: _widths(peft_config, name, module) for name, module in targets.items()})
 
     def _check_target_module_compatiblity(self, peft_config: Any, model: nn.Module, target_name: str) -> None:
         refuse_target("Bone", model, target_name)
@@ -69,7 +73,7 @@ class BoneModel(BaseTuner):
         current_key: str,
         **kwargs: Any,
     ) -> None:
-        _check_module(config, current_key, target)
+        _check_rank(config, {current_key: _widths(config, current_key, target)})
         if isinstance(target, BoneLinear):
             target.update_layer(adapter_name, config)
             return
@@ -101,8 +105,8 @@ class BoneModel(BaseTuner):
         return model
 
 
-def _check_module(config: BoneConfig, name: str, module: nn.Module) -> None:
-    """Raise LinchainError for a module that Bone does not adapt, or whose widths r does not divide."""
+def _widths(config: BoneConfig, name: str, module: nn.Module) -> tuple[int, int]:
+    """(in, out) of a module; LinchainError for one that Bone does not adapt."""
     base: Any = module.get_base_layer() if isinstance(module, BoneLinear) else module
     refuse_tensor_parallel("Bone", base)
     refuse_attention_output("Bone", name, base)
@@ -110,18 +114,25 @@ def _check_module(config: BoneConfig, name: str, module: nn.Module) -> None:
     features_in, features_out = _get_in_out_features(base)
     assert features_in is not None
     assert features_out is not None
-    if config.form == "plain":
-        if config.r > features_in:
+    return features_in, features_out
+
+
+def _check_rank(config: BoneConfig, widths: dict[str, tuple[int, int]]) -> None:
+    """Raise LinchainError where r does not fit one of the modules, whose (in, out) are given by name."""
+    for name, (features_in, features_out) in widths.items():
+        if config.form == "plain":
+            if config.r > features_in:
+                raise LinchainError(
+                    f"r={config.r} is more than target module {name!r} takes: its inputs have {features_in}"
+                )
+        elif features_in % config.r or features_out % config.r:
+            common = math.gcd(*itertools.chain(*widths.values()))
+            fitting = ", ".join(str(r) for r in range(1, common + 1) if common % r == 0)
             raise LinchainError(
-                f"r={config.r} is more than target module {name!r} takes: its inputs have {features_in}"
+                f"r={config.r} does not fit target module {name!r}: its weight is {features_out} x {features_in}, and bone-"
+                f"{config.form} cuts both widths into blocks of r. Block sizes that fit "
+                f"{'it' if len(widths) == 1 else f'all {len(widths)} target modules'}: {fitting}"
             )
-    elif features_in % config.r or features_out % config.r:
-        common = math.gcd(features_in, features_out)
-        fitting = ", ".join(str(r) for r in range(1, common + 1) if common % r == 0)
-        raise LinchainError(
-            f"r={config.r} does not fit target module {name!r}: its weight is {features_out} x {features_in}, and bone-"
-            f"{config.form} cuts both widths into blocks of r. Block sizes that fit it: {fitting}"
-        )
 
 
 def _check_kind(config: BoneConfig, name: str, base: nn.Module) -> None:
