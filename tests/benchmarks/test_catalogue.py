@@ -63,4 +63,4 @@ def test_from_runs_to_table(script: ModuleType, tmp_path: Path, monkeypatch: pyt
     (row,) = script.table({"lora": 1e-3}, {"lora": [found["lora"][1e-3], again]}, costs).splitlines()[2:]
     assert row.startswith("| lora | 0.001* |")
     assert "+0.000 [+0.000, +0.000] | 63,360 |" in row
-    assert row.endswith("(1.00) |")
+    assert row.endswith(") ms |")
