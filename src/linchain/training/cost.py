@@ -19,10 +19,9 @@ class StepCost(TrainerCallback):
     """Times every optimizer step (evaluations and checkpoints left out) and keeps the highest memory within one."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
+        self.marks: list[tuple[Any, Any]] = []  # when each step began and ended
         self.peak: int | None = None
         self.before: int | None = None
-        self._began = 0.0
 
     def summary(self) -> dict[str, Any] | None:
         """For result.json; None where no step was run.
@@ -31,10 +30,10 @@ class StepCost(TrainerCallback):
         (with Python and all libraries); memory_before_bytes: the same before the first step. None where the system does
         not tell.
         """
-        if not self.seconds:
+        if not self.marks:
             return None
         return {
-            "seconds_per_step": round(statistics.median(self.seconds), 6),
+            "seconds_per_step": round(statistics.median(_seconds(self.marks)), 6),
             "peak_memory_bytes": self.peak,
             "memory_before_bytes": self.before,
             "device": "cuda" if torch.cuda.is_available() else "cpu",
@@ -46,15 +45,29 @@ class StepCost(TrainerCallback):
         _reset_peak()
         if self.before is None:
             self.before = _peak()
-        self._began = time.perf_counter()
+        self._began = _mark()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - self._began)
+        self.marks.append((self._began, _mark()))
         peak = _peak()
         if peak is not None:
             self.peak = max(self.peak or 0, peak)
+
+
+def _mark() -> Any:
+    """A point in time; on a GPU an event in its queue, so that nothing waits for the GPU to reach it."""
+    if not torch.cuda.is_available():
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _seconds(marks: list[tuple[Any, Any]]) -> list[float]:
+    if not torch.cuda.is_available():
+        return [end - begin for begin, end in marks]
+    torch.cuda.synchronize()
+    return [begin.elapsed_time(end) / 1000 for begin, end in marks]
 
 
 def _reset_peak() -> None:
