@@ -20,6 +20,7 @@ from linchain.convert import export
 from linchain.convert.forms import APPROXIMATE, CONVERSIONS, EXACT, NAMES, TARGETS
 from linchain.errors import LinchainError
 from linchain.ops import reference
+from tests.tuners.common import former_bone_config
 
 # what PEFT's former Bone was, PEFT's remarks on Conv1D
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -197,22 +198,10 @@ def test_checkpoints_of_pefts_former_bone(init_weights: Any, tiny_model: Path, t
     folder.mkdir()
     renamed = {key.replace("miss_block", "bone_block"): tensor for key, tensor in tensors.items()}
     save_file(renamed, folder / "adapter_model.safetensors", {"format": "pt"})
-    config = {  # as PEFT 0.15 wrote it
-        "auto_mapping": None,
-        "base_model_name_or_path": str(tiny_model),
-        "bias": "none",
-        "exclude_modules": None,
-        "inference_mode": True,
-        "init_weights": init_weights,
-        "layers_pattern": None,
-        "layers_to_transform": None,
-        "modules_to_save": None,
-        "peft_type": "BONE",
-        "r": CONFIGS[kind].r,
-        "revision": None,
-        "target_modules": ["q_proj", "v_proj", "down_proj"],
-        "task_type": "CAUSAL_LM",
-    }
+    targets = ["q_proj", "v_proj", "down_proj"]
+    config = former_bone_config(
+        init_weights, CONFIGS[kind].r, targets, base_model_name_or_path=str(tiny_model), task_type="CAUSAL_LM"
+    )
     (folder / "adapter_config.json").write_text(json.dumps(config))
     for to, how in CONVERSIONS[name].items():
         out = tmp_path / f"out-{to}"

@@ -12,7 +12,7 @@ import pytest
 import linchain
 from linchain import methods
 from linchain.errors import LinchainError
-from linchain.methods.options import problem
+from linchain.methods.options import CHAIN_INITS, problem
 
 NAMES = [
     "full",
@@ -167,3 +167,10 @@ def test_catalogue_needs_no_torch() -> None:
         "import sys; sys.argv = ['linchain']; import linchain.cli.app; assert not {'torch', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_chains_starts_are_the_configurations() -> None:
+    """The options are checked without importing peft, so they name the starts once more."""
+    from linchain.tuners.linchain import config
+
+    assert set(CHAIN_INITS) == {start for start in config.CHAIN_INITS if isinstance(start, str)}

@@ -1,6 +1,8 @@
-"""What the tests of LinChain share: a small model and a random adapter on it."""
+"""What tests of the tuners share: a small model, a random adapter on it, and what PEFT's former Bone wrote."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -25,3 +27,11 @@ def linchain(model: nn.Module | None = None, **options) -> PeftModel:
 def x() -> Tensor:
     torch.manual_seed(2)
     return torch.randn(3, 5, 10).double()
+
+
+def former_bone_config(init_weights: bool | str, r: int, target_modules: list[str], **others: str) -> dict[str, Any]:
+    """adapter_config.json as PEFT 0.15 wrote it for its own Bone: no `form`."""
+    empty = ("auto_mapping", "base_model_name_or_path", "exclude_modules", "layers_pattern", "layers_to_transform",
+             "modules_to_save", "revision", "task_type")  # fmt: skip
+    given = {"init_weights": init_weights, "r": r, "target_modules": target_modules}
+    return dict.fromkeys(empty) | {"bias": "none", "inference_mode": True, "peft_type": "BONE"} | given | others

@@ -19,6 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from linchain import BoneConfig, LinchainError
 from linchain.tuners.bone.layer import BoneLinear
 
+from .common import former_bone_config
+
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 FORMS = ("col", "row", "plain")
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -298,22 +300,7 @@ def test_conv1d_layers(form: str) -> None:
 @pytest.mark.parametrize(("init_weights", "form"), [("bat", "col"), (True, "plain")])
 def test_checkpoints_of_pefts_former_bone_load(tmp_path: Path, init_weights: Any, form: str) -> None:
     """As PEFT 0.15 wrote them: no `form`, and the start says what they hold."""
-    config = {
-        "auto_mapping": None,
-        "base_model_name_or_path": None,
-        "bias": "none",
-        "exclude_modules": None,
-        "inference_mode": True,
-        "init_weights": init_weights,
-        "layers_pattern": None,
-        "layers_to_transform": None,
-        "modules_to_save": None,
-        "peft_type": "BONE",
-        "r": 4,
-        "revision": None,
-        "target_modules": ["0", "2"],
-        "task_type": None,
-    }
+    config = former_bone_config(init_weights, r=4, target_modules=["0", "2"])
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     reference = bone(form)
     tensors = {f"base_model.model.{i}.bone_block": blocks(reference)[i // 2].detach() for i in (0, 2)}

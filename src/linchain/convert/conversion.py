@@ -16,6 +16,11 @@ from linchain.convert.svd import Approximation, closest_lora
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
+_EQUAL = (
+    "It was converted by linchain {version}, computes what the adapter that it was made from computes, and can be trained "
+    "on."
+)
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -66,12 +71,6 @@ def convert(
         made = _as_lora(kind, config, tensors, model, dtype, svd_rank)
     rounded = {key: cast(tensor, dtype) for key, tensor in made.tensors.items()}
     return Converted(made.config, rounded, made.description, made.origin, made.approximation)
-
-
-_EQUAL = (
-    "It was converted by linchain {version}, computes what the adapter that it was made from computes, and can be trained "
-    "on."
-)
 
 
 def _as_lora(

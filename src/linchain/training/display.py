@@ -17,7 +17,6 @@ from linchain.diagnostics.parameters import parameter_counts
 from linchain.evaluation.scores import Score
 from linchain.tasks.encoding import IGNORE
 from linchain.training.config import RunConfig, TrainingConfig
-from linchain.training.load_config import load_config
 from linchain.training.prepare import PreparedData
 from linchain.training.run_folder import RunFolder
 
@@ -127,7 +126,7 @@ def score_table(title: str, columns: dict[str, list[Score]]) -> RenderableType:
     return Group(Text(title, style="bold"), table, Text(caption, style="dim"))
 
 
-def paths(folder: RunFolder) -> str:
+def paths(folder: RunFolder, method: str) -> str:
     """Where the parts of a finished run lie, and what can be done next; lines to print unwrapped, as they are copied."""
     parts = {
         "adapter": folder.adapter,
@@ -140,7 +139,6 @@ def paths(folder: RunFolder) -> str:
     lines = {name: str(path) for name, path in parts.items() if path.exists()}
     lines["evaluate"] = shlex.join(["linchain", "evaluate", str(folder.path)])
     if folder.adapter.exists():
-        method = methods.get(load_config(folder.config).method.name)
-        to = "lora" if method.result == "foldable" else "merged"
+        to = "lora" if methods.get(method).result == "foldable" else "merged"
         lines["export"] = shlex.join(["linchain", "export", str(folder.adapter), str(folder.path / to), "--to", to])
     return "\n".join(f"{name:<12} {line}" for name, line in lines.items())

@@ -117,7 +117,7 @@ def run_prepared(
         write_json(folder.result, result)
     if scores:
         console.print(score_table("test data before and after training" if len(scores) > 1 else "test data", scores))
-    console.print(paths(folder), markup=False, highlight=False, soft_wrap=True)
+    console.print(paths(folder, config.method.name), markup=False, highlight=False, soft_wrap=True)
     return result
 
 

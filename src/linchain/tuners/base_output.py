@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
 
-# Their forward gives out a product that nothing else holds and that no backward needs.
-_OWN_OUTPUT = (nn.Linear.forward, Conv1D.forward)
+# The forwards that we know: y = x Wᵀ + b, given out as a product that nothing else holds and that no backward needs.
+KNOWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)
 
 
 def base_output(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -24,7 +24,7 @@ def base_output(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if torch.compiler.is_compiling():  # nothing is added in place then
         return y
     quantized = getattr(layer, "quantization_backend", None) is not None
-    if quantized or has_hooks(base) or getattr(base.forward, "__func__", None) not in _OWN_OUTPUT:
+    if quantized or has_hooks(base) or getattr(base.forward, "__func__", None) not in KNOWN_FORWARDS:
         return y.clone()
     # with a bias it is a view of the product, and changing a view in place costs autograd copies of the whole
     return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y

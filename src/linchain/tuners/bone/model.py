@@ -17,6 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from linchain.errors import LinchainError
+from linchain.tuners.base_output import KNOWN_FORWARDS
 from linchain.tuners.bone.config import BoneConfig
 from linchain.tuners.bone.layer import BoneLinear
 from linchain.tuners.targets import BONE_TARGETS, refuse_attention_output, refuse_target, refuse_tensor_parallel
@@ -137,7 +138,7 @@ def _check_rank(config: BoneConfig, widths: dict[str, tuple[int, int]]) -> None:
 
 def _check_kind(config: BoneConfig, name: str, base: nn.Module) -> None:
     if isinstance(base, nn.Linear | Conv1D):
-        own_forward = type(base).forward not in (nn.Linear.forward, Conv1D.forward)
+        own_forward = type(base).forward not in KNOWN_FORWARDS
         if config.form == "col" and own_forward and resolve_quantization_backend(base, **_NO_SUBCLASS) is None:
             raise LinchainError(
                 f'target module {name!r} is a {type(base).__name__} with a forward of its own, which form="col" would '
