@@ -123,8 +123,8 @@ def _cut(config: LinChainConfig, tensors: dict[str, Tensor], chains: dict[str, _
 def _fold_module(a: Tensor, b: Tensor, chain: _Chain, cut: int | None) -> tuple[Tensor, Tensor]:
     """(A', B') in float32 or wider where they changed.
 
-    A folds as it does in the model's own forward, to the same bits, so that the LoRA's logits are the model's. What goes
-    into B is multiplied in float64.
+    A folds as it does in the model's own forward, to the same bits; only the scale may be applied elsewhere and round
+    otherwise. What goes into B is multiplied in float64.
 
     Shapes: a (r_0, in), (r_0, in, *kernel), or (experts·r_0, in); b (out, r_n), (out, r_n, *ones), or
     (out, r_n·experts) with the expert as the fastest index, as PEFT lays it out.
