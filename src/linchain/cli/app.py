@@ -7,6 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
+from linchain.cli.bench import bench
 from linchain.cli.evaluate import evaluate
 from linchain.cli.export import export
 from linchain.cli.inspect import inspect
@@ -26,6 +27,7 @@ app.command()(evaluate)
 app.command()(export)
 app.command()(inspect)
 app.command()(methods)
+app.command()(bench)
 
 
 def main() -> None:

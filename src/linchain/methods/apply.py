@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 _MOVING_STARTS = ("pissa", "olora", "lora_ga")
 
 
-def apply(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+def apply(model: PreTrainedModel, config: PeftConfig, *, autocast_adapter_dtype: bool = True) -> PeftModel:
     """`peft.get_peft_model`, with a user's mistakes answered by name.
 
     The model may lie on the meta device; its adapter does then, too, and nothing is computed from weights without data.
+    `autocast_adapter_dtype` is PEFT's: whether adapters over a 16-bit base are float32.
 
     Raises:
         LinchainError: For target modules that the model does not have, and for whatever else PEFT cannot do with it.
@@ -40,7 +41,7 @@ def apply(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         config.init_lora_weights = True  # type: ignore[attr-defined]
     try:
         with torch.device("meta") if on_meta else nullcontext():
-            adapted = peft.get_peft_model(model, config)
+            adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=autocast_adapter_dtype)
     except LinchainError:
         raise
     # what PEFT raises for values, types and modules that it cannot do with

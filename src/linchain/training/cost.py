@@ -33,7 +33,7 @@ class StepCost(TrainerCallback):
         if not self.marks:
             return None
         return {
-            "seconds_per_step": round(statistics.median(_seconds(self.marks)), 6),
+            "seconds_per_step": round(statistics.median(seconds(self.marks, torch.cuda.is_available())), 6),
             "peak_memory_bytes": self.peak,
             "memory_before_bytes": self.before,
             "device": "cuda" if torch.cuda.is_available() else "cpu",
@@ -42,45 +42,49 @@ class StepCost(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        _reset_peak()
+        cuda = torch.cuda.is_available()
+        reset_peak(cuda)
         if self.before is None:
-            self.before = _peak()
-        self._began = _mark()
+            self.before = peak(cuda)
+        self._began = mark(cuda)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.marks.append((self._began, _mark()))
-        peak = _peak()
-        if peak is not None:
-            self.peak = max(self.peak or 0, peak)
+        cuda = torch.cuda.is_available()
+        self.marks.append((self._began, mark(cuda)))
+        reached = peak(cuda)
+        if reached is not None:
+            self.peak = max(self.peak or 0, reached)
 
 
-def _mark() -> Any:
+def mark(cuda: bool) -> Any:
     """A point in time; on a GPU an event in its queue, so that nothing waits for the GPU to reach it."""
-    if not torch.cuda.is_available():
+    if not cuda:
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
 
 
-def _seconds(marks: list[tuple[Any, Any]]) -> list[float]:
-    if not torch.cuda.is_available():
+def seconds(marks: list[tuple[Any, Any]], cuda: bool) -> list[float]:
+    """From the first to the second mark of each pair; waits for the GPU to reach them."""
+    if not cuda:
         return [end - begin for begin, end in marks]
     torch.cuda.synchronize()
     return [begin.elapsed_time(end) / 1000 for begin, end in marks]
 
 
-def _reset_peak() -> None:
-    if torch.cuda.is_available():
+def reset_peak(cuda: bool) -> None:
+    """From here on `peak` counts anew."""
+    if cuda:
         torch.cuda.reset_peak_memory_stats()
     elif _CLEAR.exists():
         with contextlib.suppress(OSError):  # some containers forbid it: the peak is then the process's so far
             _CLEAR.write_text("5")
 
 
-def _peak() -> int | None:
-    """Bytes, the highest since `_reset_peak`."""
-    if torch.cuda.is_available():
+def peak(cuda: bool) -> int | None:
+    """Bytes, the highest since `reset_peak`: allocated on the GPU, else resident; None where the system does not tell."""
+    if cuda:
         return torch.cuda.max_memory_allocated()
     if not _STATUS.exists():
         return None

@@ -21,9 +21,19 @@ PACKAGES = ("linchain", "torch", "transformers", "peft", "accelerate", "datasets
 
 def describe_environment(model: str, data: dict[str, list[Record]]) -> dict[str, Any]:
     """The content of environment.json: `model` is what the base model was loaded from, `data` each split's records."""
+    folder = model_files(model)
+    return {
+        **describe_machine(),
+        "model": hash_model(folder),
+        "model_commit": folder.name if folder.parent.name == "snapshots" else None,
+        "data": {split: {"records": len(records), "sha256": hash_records(records)} for split, records in data.items()},
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions, platform, devices, threads, and the commit of the folder that the run was started in."""
     import torch
 
-    folder = model_files(model)
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
@@ -31,9 +41,6 @@ def describe_environment(model: str, data: dict[str, list[Record]]) -> dict[str,
         "devices": devices or ["cpu"],
         "threads": torch.get_num_threads(),
         "commit": git_commit(Path.cwd()),
-        "model": hash_model(folder),
-        "model_commit": folder.name if folder.parent.name == "snapshots" else None,
-        "data": {split: {"records": len(records), "sha256": hash_records(records)} for split, records in data.items()},
     }
 
 
