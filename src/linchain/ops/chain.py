@@ -50,7 +50,7 @@ def fold(a: Tensor, factors: Sequence[Tensor]) -> Tensor:
     if not factors:
         return a
     with own_dtypes(a):
-        return _Fold.apply(*(t.float() if t.dtype in LOW_PRECISION else t for t in (a, *factors)))
+        return _Fold.apply(*map(widened, (a, *factors)))
 
 
 def prefixes(factors: Sequence[Tensor]) -> list[Tensor]:
@@ -61,24 +61,37 @@ def prefixes(factors: Sequence[Tensor]) -> list[Tensor]:
     return products
 
 
-def fold_backward(a: Tensor, factors: Sequence[Tensor], products: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
-    """Gradients of a function of `fold(a, factors)`.
+def scaled_product(p: Tensor, q: Tensor, scaling: float) -> Tensor:
+    """s · P Q of two matrices (batches of them where s is 1), the scale inside the product: no operation of its own."""
+    return p @ q if scaling == 1 else torch.addmm(p.new_empty(1), p, q, beta=0, alpha=scaling)
 
-    With P_i = W_i … W_1, M = P_n and G the gradient at M A: dA = Mᵀ G, dM = G Aᵀ, dW_i = (W_n … W_{i+1})ᵀ dM P_{i-1}ᵀ
-    (LinChain's eqs. 9–11 with the order put right).
+
+def widened(t: Tensor) -> Tensor:
+    """`t` in a dtype in which a chain may be folded: float32 where it is bfloat16 or float16."""
+    return t.float() if t.dtype in LOW_PRECISION else t
+
+
+def fold_backward(
+    a: Tensor, factors: Sequence[Tensor], products: Sequence[Tensor], grad: Tensor, scaling: float = 1.0
+) -> list[Tensor]:
+    """Gradients of a function of s · `fold(a, factors)`.
+
+    With P_i = W_i … W_1, M = P_n and G the gradient at s M A: dA = s Mᵀ G, dM = s G Aᵀ,
+    dW_i = (W_n … W_{i+1})ᵀ dM P_{i-1}ᵀ (LinChain's eqs. 9–11 with the order put right).
 
     Args:
         a: A, shape (*e, r_0, in).
         factors: W_i, shapes (*e, r_i, r_{i-1}).
         products: `prefixes(factors)`.
         grad: G, shape (*e, r_n, in).
+        scaling: s; 1 where there are leading dimensions.
 
     Returns:
         [dA, dW_1, …, dW_n], shaped as the inputs.
     """
-    d_a = products[-1].mT @ grad
+    d_a = scaled_product(products[-1].mT, grad, scaling)
     # walks from B's side to A's: `d_suffix` is (W_n … W_{i+1})ᵀ dM when factor i is reached
-    d_suffix = grad @ a.mT
+    d_suffix = scaled_product(grad, a.mT, scaling)
     d_factors: list[Tensor] = []
     for i in range(len(factors) - 1, 0, -1):
         d_factors.append(d_suffix @ products[i - 1].mT)

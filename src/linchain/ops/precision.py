@@ -1,8 +1,9 @@
-"""Switching autocast off where a formula chooses its own dtypes."""
+"""In which dtype a formula computes: autocast, and what the processor can multiply."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -20,3 +21,23 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype to multiply tensors like `tensor` in: its own, or float32 where its device only emulates that.
+
+    A CPU without 16-bit instructions multiplies float32 several times as fast, the conversions included.
+    """
+    return torch.float32 if tensor.device.type == "cpu" and _is_emulated(tensor.dtype) else tensor.dtype
+
+
+@cache
+def _is_emulated(dtype: torch.dtype) -> bool:
+    instructions = {
+        torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
+        torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith"),
+    }
+    if dtype not in instructions or not hasattr(torch.cpu, "get_capabilities"):  # an older torch cannot tell
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return not any(capabilities.get(name) for name in instructions[dtype])

@@ -1,4 +1,4 @@
-"""The output of a base layer, to be added to in place."""
+"""The base layer under an adapter: calling it for an output to be added to in place, or reading its weight instead."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
+
+from linchain.ops.precision import autocast_dtype
 
 # The forwards that we know: y = x Wᵀ + b, given out as a product that nothing else holds and that no backward needs.
 KNOWN_FORWARDS = (nn.Linear.forward, Conv1D.forward)
@@ -28,6 +30,24 @@ def base_output(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return y.clone()
     # with a bias it is a view of the product, and changing a view in place costs autograd copies of the whole
     return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
+
+
+def may_read_weight(base: nn.Module, x: Tensor) -> bool:
+    """Whether a forward may compute x Wᵀ + b from the frozen weight and bias of `base`, in x's dtype, without calling it.
+
+    Only where the call would do just that: an `nn.Linear` with its own forward and no hooks, dense tensors that are neither
+    sharded nor quantised nor elsewhere, and no autocast to another dtype. A compiler gets the call.
+    """
+    if torch.compiler.is_compiling() or type(base) is not nn.Linear or has_hooks(base):
+        return False
+    plain = getattr(base.forward, "__func__", None) is nn.Linear.forward and type(x) is Tensor
+    parameters = (base.weight,) if base.bias is None else (base.weight, base.bias)
+    return (
+        plain
+        and autocast_dtype(x) in (None, x.dtype)
+        and all(type(p) is nn.Parameter and not p.requires_grad for p in parameters)
+        and all(p.dtype == x.dtype and p.device == x.device for p in parameters)
+    )
 
 
 def has_hooks(module: nn.Module) -> bool:

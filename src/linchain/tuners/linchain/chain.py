@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linchain.ops import fold, unstack
+from linchain.tuners.linchain.remembered import Remembers
 
 
 def _kaiming(matrix: Tensor, generator: torch.Generator) -> Tensor:
@@ -33,7 +34,7 @@ _INITS: dict[Any, Callable[[Tensor, torch.Generator], Tensor]] = {
 }
 
 
-class HasChain(nn.Module):
+class HasChain(Remembers, nn.Module):
     """A module with the matrices W_1 … W_n of one adapter's chain.
 
     Parameters, with leading dimensions e = (experts,) where a module adapts a stack of experts, else ():
@@ -87,17 +88,30 @@ class HasChain(nn.Module):
 
     def factors(self) -> list[Tensor]:
         """W_1 … W_n in the order in which they are applied, W_i of shape (*e, r_i, r_{i-1})."""
-        stacked = self.chain_names == ("chain",)
-        factors = unstack(self.chain) if stacked else [getattr(self, name) for name in self.chain_names]
+        factors = unstack(self.chain) if self.is_stacked else self.chain_parameters()
         return [factor.mT for factor in reversed(factors)] if self.chain_transposed else factors
+
+    def chain_matrices(self) -> Tensor | list[Tensor]:
+        """The chain as its one parameter where that is it, else as `factors`."""
+        return self.chain if self.is_stacked and not self.chain_transposed else self.factors()
+
+    def chain_parameters(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self.chain_names]
+
+    @property
+    def is_stacked(self) -> bool:
+        return self.chain_names == ("chain",)
 
 
 class Chain(HasChain):
     """A chain on its own, for embeddings, whose A is no module: h (…, r_0) → h W_1ᵀ … W_nᵀ (…, r_n)."""
 
     def forward(self, h: Tensor) -> Tensor:
+        return F.linear(h, self.remembered(h.dtype, self.chain_parameters(), lambda: self._product().to(h.dtype)))
+
+    def _product(self) -> Tensor:
         first, *rest = self.factors()
-        return F.linear(h, fold(first, rest).to(h.dtype))
+        return fold(first, rest)
 
     def folded(self, a: Tensor) -> Tensor:
         """W_n … W_1 A for A of shape (r_0, num_embeddings): (r_n, num_embeddings), float32 or wider."""
@@ -123,7 +137,8 @@ class ChainedA(HasChain):
         return fold(a.flatten(1), self.factors()).unflatten(1, a.shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.folded_weight().to(self.weight.dtype)
+        parameters = [self.weight, *self.chain_parameters()]
+        weight = self.remembered(None, parameters, lambda: self.folded_weight().to(self.weight.dtype))
         if weight.dim() == 2:
             return F.linear(x, weight)
         return self._conv_forward(x, weight, None)  # type: ignore[operator]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from linchain.errors import LinchainError
 from linchain.tuners.linchain.chain import ChainedA, HasChain, chained_class
+from linchain.tuners.linchain.remembered import forget_all
 
 
 def pad_chained(pad: Callable[..., Any], module: Any, target_rank: int, **kwargs: Any) -> nn.Module:
@@ -25,7 +26,7 @@ def pad_chained(pad: Callable[..., Any], module: Any, target_rank: int, **kwargs
     padded = pad(module, target_rank=target_rank, **kwargs)
     if padded is module or not isinstance(module, ChainedA):
         return padded
-    if module.chain_names != ("chain",):
+    if not module.is_stacked:
         raise LinchainError(
             "LinChain does not support padding chain_widths for compiled hot-swapping: use chain_length"
         )
@@ -61,6 +62,7 @@ def swap_with_chains(
             key = f"{name}.{leaf}"
             fitted[key] = _fit(key, state_dict.get(key), getattr(module, leaf), _groups(model, name))
     swap(model, fitted, adapter_name=adapter_name, config=config, parameter_prefix=parameter_prefix)
+    forget_all(model)  # PEFT writes through `.data`
 
 
 def _groups(model: nn.Module, name: str) -> int:

@@ -16,11 +16,14 @@ import torch
 from peft.tuners.lora import layer as lora
 from torch import Tensor, nn
 
-from linchain.ops.adapted_linear import add_update
+from linchain.ops.adapted_linear import adapted_linear, add_update
 from linchain.ops.chain import LOW_PRECISION
-from linchain.tuners.base_output import base_output, has_hooks
+from linchain.ops.factors import ready_factors
+from linchain.ops.precision import product_dtype
+from linchain.tuners.base_output import base_output, has_hooks, may_read_weight
 from linchain.tuners.linchain.chain import Chain, ChainedA, _rebuild, chained_class
 from linchain.tuners.linchain.config import LinChainConfig
+from linchain.tuners.linchain.remembered import Remembers
 
 # What the mixins below are mixed into: any of PEFT's layers. Not a common ancestor with them, because Python lets an object
 # change its class only between classes of one layout; Any, because the type checker cannot know which layer it will be.
@@ -88,20 +91,38 @@ class LinChainLayer(_LoraLayer):
         return _rebuild, (linchain_class, type(self).__bases__[1]), self.__getstate__()
 
 
-class LinChainLinear(LinChainLayer):
-    """Mixin for plain linear layers: their forward keeps x once, in its own dtype, and adds to the output in place."""
+class LinChainLinear(Remembers, LinChainLayer):
+    """Mixin for plain linear layers: their forward keeps x once, in its own dtype, and makes no second output."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapters = [name for name in self.active_adapters if name in self.lora_A]
         if self.disable_adapters or self.merged or kwargs or not all(map(self._has_plain_factors, adapters)):
             return super().forward(x, *args, **kwargs)
-        y = base_output(self, x, *args)
+        base = self.base_layer
+        if adapters and not args and may_read_weight(base, x):
+            first, *adapters = adapters
+            a, b = self._ready_factors(first, product_dtype(x))
+            y = adapted_linear(x, base.weight, base.bias, a, b, self._dropout(first))
+        else:
+            y = base_output(self, x, *args)
         for name in adapters:
-            a, dropout = self.lora_A[name], self.lora_dropout[name]
-            folded = a.folded_weight() if isinstance(a, ChainedA) else a.weight
-            p = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-            y = add_update(y, x, folded * self.scaling[name], self.lora_B[name].weight, p)
+            a, b = self._ready_factors(name, y.dtype)
+            y = add_update(y, x, a, b, self._dropout(name))
         return y
+
+    def _ready_factors(self, adapter: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A with chain and scale in it, and B, in `dtype`; made once where neither training nor gradients need more."""
+        a, b, scaling = self.lora_A[adapter], self.lora_B[adapter].weight, self.scaling[adapter]
+        chain, parameters = (a.chain_matrices(), a.chain_parameters()) if isinstance(a, ChainedA) else ((), [])
+        return self.remembered(
+            (adapter, scaling, dtype),
+            [a.weight, b, *parameters],
+            lambda: ready_factors(a.weight, chain, b, scaling, dtype),
+        )
+
+    def _dropout(self, adapter: str) -> float:
+        dropout = self.lora_dropout[adapter]
+        return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
 
     def _has_plain_factors(self, adapter: str) -> bool:
         """Whether A and B may be read instead of called: no hooks (sharding is made of them), bias or variant such as DoRA."""

@@ -19,7 +19,7 @@ def speed_up_chains(create: Callable[..., Optimizer], model: nn.Module, *args: A
     """
     optimizer = create(model, *args, **kwargs)
     owners = [module for module in model.modules() if isinstance(module, HasChain)]
-    chains = {id(getattr(owner, name)) for owner in owners for name in owner.chain_names}
+    chains = {id(parameter) for owner in owners for parameter in owner.chain_parameters()}
     slow, _embedding, fast, _fast_without_decay = optimizer.param_groups
     fast["params"] += [p for p in slow["params"] if id(p) in chains]
     slow["params"] = [p for p in slow["params"] if id(p) not in chains]
