@@ -57,7 +57,7 @@ def interpreter(monkeypatch: pytest.MonkeyPatch, interpreted_kernels: ModuleType
 
 
 with_interpreter = pytest.mark.usefixtures("interpreter")
-examples = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+examples = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def masters(r: int, n: int, ins: int, outs: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -276,20 +276,29 @@ def compiled(kernel, args: tuple, options: dict, capability: int):
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="with Triton's interpreter on, nothing compiles")
 @pytest.mark.parametrize(
-    ("capability", "r", "n", "dtype"),
+    ("capability", "r", "n", "sizes", "dtype"),
     [
-        (80, 8, 3, torch.bfloat16),
-        (90, 16, 3, torch.bfloat16),
-        (90, 16, 0, torch.bfloat16),
-        (80, 64, 2, torch.float16),
-        (90, 128, 1, torch.float32),
+        (80, 8, 3, (1024, 512), torch.bfloat16),
+        (90, 16, 3, (1000, 500), torch.bfloat16),
+        (90, 16, 0, (1024, 512), torch.bfloat16),
+        (80, 64, 2, (1024, 512), torch.float16),
+        (90, 128, 1, (1024, 512), torch.float32),
+        (80, 1, 0, (1, 1), torch.float32),  # the launcher makes constants of ones
+        (80, 1, 1, (1, 1), torch.float32),
     ],
 )
 def test_both_kernels_compile_and_do_not_spill(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, launches: list, capability: int, r: int, n: int, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    launches: list[tuple[str, tuple, dict]],
+    capability: int,
+    r: int,
+    n: int,
+    sizes: tuple[int, int],
+    dtype: torch.dtype,
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    a, chain, b = masters(r, n, 1024, 512)
+    a, chain, b = masters(r, n, *sizes)
     stacked = chain if n else None
     _, _, kept = triton_chain.forward(a, stacked, b, 0.5, dtype)
     triton_chain.backward(a, stacked, kept, 0.5, a.to(dtype), b.T.contiguous().T.to(dtype), b.dtype)

@@ -27,9 +27,9 @@ SWITCH = "LINCHAIN_TRITON"
 MAX_RANK = 128
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# For ranks up to the key: columns of A that a program takes at a time, warps a program, parts of dM that are under way at a
-# time. Compiled for sm_80 and sm_90, nothing spills and shared memory stays within 32 KiB.
-_SHAPES = {16: (64, 4, 16), 32: (32, 4, 8), 64: (32, 8, 4), 128: (32, 8, 1)}
+# For ranks up to the key: columns of A that a program takes at a time, slice of a product's summed side, warps a program, and
+# parts of dM that are being read at a time. Compiled for sm_80 and sm_90, nothing spills and 32 KiB of shared memory do.
+_SHAPES = {16: (64, 16, 4, 16), 32: (32, 32, 4, 8), 64: (32, 32, 8, 4), 128: (32, 16, 8, 1)}
 # Numbers that a program copies.
 _BLOCK = 2048
 # Programs that share dM: enough to read A and dA' at once, few enough that the last one soon has added up their parts.
@@ -83,7 +83,7 @@ def forward(
     r, in_features = a.shape
     a, b = a.contiguous(), b.contiguous()
     a_out, b_out = torch.empty_like(a, dtype=dtype), torch.empty_like(b, dtype=dtype)
-    block_in, warps, _ = _SHAPES[_padded(r)]
+    block_in, block_k, warps, _ = _SHAPES[_padded(r)]
     if chain is None:
         n, kept, a_programs = 0, None, _ceil(a.numel(), _BLOCK)
     else:
@@ -91,7 +91,7 @@ def forward(
         kept = torch.empty(n * r * r + 1, dtype=torch.float32, device=a.device)
         a_programs = max(1, _ceil(in_features, block_in))
     grid = (a_programs + _ceil(b.numel(), _BLOCK),)
-    sizes = {"R": r, "RP": _padded(r), "BLOCK_K": min(_padded(r), 32), "BLOCK_IN": block_in, "BLOCK": _BLOCK}
+    sizes = {"R": r, "RP": _padded(r), "BLOCK_K": block_k, "BLOCK_IN": block_in, "BLOCK": _BLOCK}
     if grid[0]:
         from linchain.ops import triton_kernels
 
@@ -124,7 +124,7 @@ def backward(
     a, d_a, out_features = a.contiguous(), d_a.contiguous(), d_b.shape[0]
     grad_a = torch.empty_like(a)
     grad_b = torch.empty(out_features, r, dtype=b_dtype, device=a.device)
-    block_in, warps, parts = _SHAPES[_padded(r)]
+    block_in, block_k, warps, parts = _SHAPES[_padded(r)]
     if chain is None:
         n, tiles, a_programs, grad_chain, scratch = 0, 0, _ceil(a.numel(), _BLOCK), None, None
     else:
@@ -134,7 +134,7 @@ def backward(
         a_programs = max(1, _ceil(in_features, block_in * tiles))
         scratch = torch.empty((a_programs + n) * r * r, dtype=torch.float32, device=a.device)
     grid = (a_programs + _ceil(out_features, _BLOCK // _power(r)),)
-    sizes = {"R": r, "RP": _padded(r), "BLOCK_K": min(_padded(r), 32), "BLOCK_IN": block_in, "BLOCK": _BLOCK}
+    sizes = {"R": r, "RP": _padded(r), "BLOCK_K": block_k, "BLOCK_IN": block_in, "BLOCK": _BLOCK}
     if grid[0]:
         from linchain.ops import triton_kernels
 

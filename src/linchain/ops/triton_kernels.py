@@ -102,7 +102,7 @@ def forward_kernel(
     if program >= a_programs:
         _cast(b_ptr, b_out_ptr, 1.0, program - a_programs, b_size, BLOCK)
     elif chain_ptr is None:
-        _cast(a_ptr, a_out_ptr, scale, program, in_features.to(tl.int64) * R, BLOCK)
+        _cast(a_ptr, a_out_ptr, scale, program, tl.cast(in_features, tl.int64) * R, BLOCK)
     else:
         if program == 0:
             tl.store((kept_ptr + n * R * R).to(tl.pointer_type(tl.int32)), 0)
@@ -152,7 +152,7 @@ def backward_kernel(
         grad = tl.load(grad_ptrs, mask=inside, other=0.0).to(tl.float32)
         tl.store(d_b_ptr + rows * R + columns, grad.to(d_b_ptr.dtype.element_ty), mask=inside)
     elif chain_ptr is None:
-        _cast(grad_a_ptr, d_a_ptr, scale, program, in_features.to(tl.int64) * R, BLOCK)
+        _cast(grad_a_ptr, d_a_ptr, scale, program, tl.cast(in_features, tl.int64) * R, BLOCK)
     else:
         start = program * tiles * BLOCK_IN
         stop = tl.minimum(start + tiles * BLOCK_IN, in_features)
