@@ -23,44 +23,70 @@ RIVALS = {
 
 def report(result: dict[str, Any]) -> RenderableType:
     """The table of `linchain.bench.run.measure`'s result; at most 100 columns wide."""
-    table = Table(box=None, pad_edge=False)
+    contestants = result["contestants"]
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("contestant", no_wrap=True)
-    for name in ("step, ms", "of the floor", "of PEFT LoRA"):
-        table.add_column(name, justify="right")
-    for name, figures in result["contestants"].items():
+    for name in ("ms", "of the floor", "of PEFT LoRA", "MiB", "of LoRA's", "ops", "KiB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    lora = contestants.get(LORA, {}).get("peak_bytes")
+    for name, figures in contestants.items():
         table.add_row(
             name,
             f"{1000 * figures['seconds_per_step']['median']:.2f}",
-            *(_of(figures, rival) for rival in (FLOOR, LORA)),
+            _of(figures, FLOOR),
+            _of(figures, LORA),
+            *_memory(figures.get("peak_bytes"), lora),
+            *_added(figures["added_per_module"]),
         )
-    lines = [*_about(result), ""]
-    below = [*_rivalries(result), *(f"{name}: {why}" for name, why in result["left_out"].items())]
-    return Group(Text("\n".join(lines)), table, Text("\n".join(["", *below])))
+    above = "\n".join([*_about(result), *_legend(result), ""])
+    below = "\n".join(["", *_rivalries(contestants), *_remarks(result)])
+    return Group(Text(above), table, Text(below))
+
+
+def _memory(peak: int | None, lora: int | None) -> tuple[str, str]:
+    if peak is None:
+        return "", ""
+    return f"{peak / 2**20:.1f}", f"{peak / lora:.2f}" if lora else ""
+
+
+def _added(per_module: dict[str, float] | None) -> tuple[str, str]:
+    if per_module is None:
+        return "", ""
+    return f"{per_module['operations']:.1f}", f"{per_module['saved_bytes'] / 1024:.0f}"
 
 
 def _about(result: dict[str, Any]) -> list[str]:
-    """Machine, versions, workload, and how far apart two measurements of the same thing are."""
+    """Machine, versions, workload."""
     about, workload = result["environment"], result["workload"]
     versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("torch", "peft", "transformers", "linchain"))
-    shape = workload["model"] or "LLaMA"
-    again = result["contestants"][FLOOR_AGAIN]["ratios"][FLOOR]
+    shape = f"{workload['model'] or 'LLaMA'}, hidden {workload['hidden']}, layers {workload['layers']}"
+    tokens = f"{workload['batch_size']} x {workload['sequence_length']} tokens"
+    sizes = f"r {workload['r']}, chain length {workload['chain_length']}, Bone's r {workload['bone_r']}"
     return [
-        f"{about['device']}, {about['threads']} threads; {versions}",
+        f"{about['device']}, {about['threads']} threads",
+        versions,
         *_products(about, workload),
-        (
-            f"{shape}, {workload['dtype']}, {workload['batch_size']} x {workload['sequence_length']} tokens, "
-            f"targets {', '.join(workload['targets'])}"
-        ),
-        (
-            f"r {workload['r']}, chain length {workload['chain_length']}, Bone's r {workload['bone_r']}; "
-            f"dropout {workload['lora_dropout']:g}; fused AdamW"
-        ),
-        (
-            f"{result['rounds']} shuffled rounds of {result['steps_per_round']} steps; median [quartiles] of the ratios within "
-            "a round"
-        ),
-        f"A/A check: the floor against itself {_shown(again)}",
+        f"{shape}, {workload['dtype']}, {tokens}",
+        f"{sizes}, dropout {workload['lora_dropout']:g}, fused AdamW; on {', '.join(workload['targets'])}",
     ]
+
+
+def _legend(result: dict[str, Any]) -> list[str]:
+    """What the columns are, and how far apart two measurements of the same thing lie."""
+    again = result["contestants"][FLOOR_AGAIN]["ratios"][FLOOR]
+    rounds = f"{result['rounds']} shuffled rounds, steps in each: {result['steps_per_round']}"
+    return [
+        f"ms: a whole step, {rounds}; ratios within a round: median [quartiles]",
+        f"A/A check: the floor against itself {_shown(again)}",
+        "MiB: what a step needs at its peak, beside weights, adapters and optimizer states",
+        "ops, KiB: operations and saved bytes that an adapted module adds in forward and backward",
+    ]
+
+
+def _remarks(result: dict[str, Any]) -> list[str]:
+    waiting = [name for name, figures in result["contestants"].items() if figures.get("launch_bound")]
+    remarks = [f"{name}: {why}" for name, why in result["left_out"].items()]
+    return remarks + ([f"launch-bound: {', '.join(waiting)}"] if waiting else [])
 
 
 def _products(about: dict[str, Any], workload: dict[str, Any]) -> list[str]:
@@ -76,18 +102,13 @@ def _products(about: dict[str, Any], workload: dict[str, Any]) -> list[str]:
     ]
 
 
-def _rivalries(result: dict[str, Any]) -> list[str]:
-    contestants = result["contestants"]
-    lines = []
-    for name, rivals in RIVALS.items():
-        found = [
-            f"{_of(contestants[name], rival)} of {rival}"
-            for rival in rivals
-            if rival in contestants and name in contestants
-        ]
-        if found:
-            lines.append(f"{name}: {', '.join(found)}")
-    return lines
+def _rivalries(contestants: dict[str, Any]) -> list[str]:
+    pairs = [(name, rival) for name, rivals in RIVALS.items() for rival in rivals]
+    return [
+        f"{name:<18} {_of(contestants[name], rival)} of {rival}"
+        for name, rival in pairs
+        if name in contestants and rival in contestants
+    ]
 
 
 def _of(figures: dict[str, Any], rival: str) -> str:

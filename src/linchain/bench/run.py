@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from linchain.bench import machine
-from linchain.bench.contestants import Contestant, choose
+from linchain.bench import gpu, machine
+from linchain.bench.contestants import FLOOR, Contestant, adapted_modules, choose
+from linchain.bench.counts import Counts, count
+from linchain.bench.memory import peaks_in_fresh_processes, step_peak
 from linchain.bench.step import Trainee
 from linchain.bench.timing import of_rounds, quartiles, ratio, time_rounds
 from linchain.bench.workload import Batch, Workload, build_base, draw_batch
@@ -19,6 +21,7 @@ from linchain.errors import LinchainError
 from linchain.evaluation.progress import evaluation_progress
 
 GPU_ROUNDS, GPU_STEPS, GPU_WARM_UPS = 4, 5, 5
+CPU_WARM_UPS = 1  # after the step that is counted
 # on a CPU: as many rounds as fit into this time, within these bounds
 TIMING_SECONDS, LEAST_ROUNDS, MOST_ROUNDS = 60, 5, 20
 
@@ -71,35 +74,60 @@ def measure(workload: Workload, plan: Plan, console: Console) -> dict[str, Any]:
     """
     contestants = check(workload, plan)
     with machine.pinned(plan.threads):
-        environment = machine.describe(workload.device)
-        base = build_base(workload)
-        batch = draw_batch(workload, base.config)
-        trainees, left_out, seconds = _warmed_up(contestants, base, workload, batch, console)
-        rounds, steps = _rounds(plan, workload, seconds)
-        with evaluation_progress(console, "timing", rounds * len(trainees), "turns") as advance:
-            times = time_rounds(trainees, rounds, steps, workload.device == "cuda", workload.seed, advance)
+        result = {
+            "workload": asdict(workload) | _sizes(workload),
+            "environment": machine.describe(workload.device),
+            **_in_one_process(contestants, workload, plan, console),
+        }
+        if workload.device == "cpu":
+            measured = result["contestants"]
+            with evaluation_progress(console, "memory", len(measured), "fresh processes") as advance:
+                peaks = peaks_in_fresh_processes(list(measured), workload, torch.get_num_threads(), advance)
+            for name, reached in peaks.items():
+                measured[name]["peak_bytes"] = reached
+    return result
+
+
+def _in_one_process(contestants: list[Contestant], workload: Workload, plan: Plan, console: Console) -> dict[str, Any]:
+    """Counts and times, and on a GPU memory, of contestants that share the base model and take turns."""
+    cuda = workload.device == "cuda"
+    base = build_base(workload)
+    batch = draw_batch(workload, base.config)
+    trainees, counts, left_out, seconds = _warmed_up(contestants, base, workload, batch, console)
+    rounds, steps = _rounds(plan, workload, seconds)
+    clocks = [gpu.clock()] if cuda else []
+    with evaluation_progress(console, "timing", rounds * len(trainees), "turns") as advance:
+        times = time_rounds(trainees, rounds, steps, cuda, workload.seed, advance)
+    clocks += [gpu.clock()] if cuda else []
+    measured = {}
+    for trainee in trainees:
+        figures = _figures(trainee, counts, times)
+        if cuda:
+            figures |= step_peak(trainee) | gpu.profiled(trainee, figures["seconds_per_step"]["median"])
+        measured[trainee.name] = figures
     return {
-        "workload": asdict(workload) | {"tokens": workload.tokens},
         "rounds": rounds,
         "steps_per_round": steps,
-        "environment": environment,
-        "contestants": {
-            contestant.name: _figures(contestant, times) for contestant in contestants if contestant.name in times
-        },
+        "clocks_mhz": clocks,
+        "contestants": measured,
         "left_out": left_out,
     }
 
 
 def _warmed_up(
     contestants: list[Contestant], base: Any, workload: Workload, batch: Batch, console: Console
-) -> tuple[list[Trainee], dict[str, str], float]:
-    """The trainees after some steps each, the contestants that do not fit into memory, and the seconds of a step of all."""
-    trainees, left_out, seconds = [], {}, 0.0
+) -> tuple[list[Trainee], dict[str, Counts], dict[str, str], float]:
+    """The trainees after some steps, their counts, those that do not fit into memory, and the seconds of a step of all."""
+    trainees: list[Trainee] = []
+    counts: dict[str, Counts] = {}
+    left_out: dict[str, str] = {}
+    seconds = 0.0
     with evaluation_progress(console, "warming up", len(contestants), "contestants") as advance:
         for contestant in contestants:
             try:
                 trainee = Trainee(contestant, base, workload, batch)
-                for _ in range(GPU_WARM_UPS if workload.device == "cuda" else 2):
+                counts[contestant.name] = count(trainee.forward, trainee.model)
+                for _ in range(GPU_WARM_UPS if workload.device == "cuda" else CPU_WARM_UPS):
                     began = time.perf_counter()
                     trainee.step()
             except torch.OutOfMemoryError:
@@ -109,7 +137,20 @@ def _warmed_up(
                 seconds += time.perf_counter() - began
                 trainees.append(trainee)
             advance(1)
-    return trainees, left_out, seconds
+    return trainees, counts, left_out, seconds
+
+
+def _sizes(workload: Workload) -> dict[str, Any]:
+    """The sizes as they came to be, in a workload's words."""
+    config = workload.model_config()
+    return {
+        "hidden": config.hidden_size,
+        "intermediate": config.intermediate_size,
+        "heads": config.num_attention_heads,
+        "layers": config.num_hidden_layers,
+        "vocab": config.vocab_size,
+        "tokens": workload.tokens,
+    }
 
 
 def _rounds(plan: Plan, workload: Workload, seconds: float) -> tuple[int, int]:
@@ -120,11 +161,14 @@ def _rounds(plan: Plan, workload: Workload, seconds: float) -> tuple[int, int]:
     return plan.rounds or (GPU_ROUNDS if cuda else fitting), steps
 
 
-def _figures(contestant: Contestant, times: dict[str, list[list[float]]]) -> dict[str, Any]:
-    own = times[contestant.name]
+def _figures(trainee: Trainee, counts: dict[str, Counts], times: dict[str, list[list[float]]]) -> dict[str, Any]:
+    own, modules = times[trainee.name], len(adapted_modules(trainee.model))
     return {
-        "title": contestant.title,
+        "title": trainee.title,
         "seconds": own,
         "seconds_per_step": quartiles(of_rounds(own)),
         "ratios": {rival: ratio(own, others) for rival, others in times.items()},
+        "adapted_modules": modules,
+        "counts": asdict(counts[trainee.name]),
+        "added_per_module": counts[trainee.name].added_to(counts[FLOOR], modules) if modules else None,
     }

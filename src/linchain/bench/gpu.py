@@ -1,0 +1,37 @@
+"""What only a GPU has: clocks, kernels, and the share of a step's time that it is busy."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from linchain.bench.step import Trainee
+
+PROFILED_STEPS = 3
+# a step during which the GPU waits longer is bound by the launching of kernels: its time says little about theirs
+LEAST_BUSY = 0.9
+
+
+def clock() -> int | None:
+    """The clock of the GPU's multiprocessors in MHz; None where nothing tells (pynvml does)."""
+    with contextlib.suppress(ImportError, RuntimeError, AttributeError):
+        return torch.cuda.clock_rate()
+    return None
+
+
+def profiled(trainee: Trainee, seconds: float) -> dict[str, Any]:
+    """From a profile of three steps: kernels in a step, and which part of its `seconds` they take.
+
+    The time is that of steps without a profiler, which slows down the launching and not the kernels.
+    """
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        for _ in range(PROFILED_STEPS):
+            trainee.step()
+        torch.cuda.synchronize()
+    events: Any = found.profiler
+    on_gpu = [e for e in events.kineto_results.events() if e.device_type() == torch.autograd.DeviceType.CUDA]
+    busy = sum(event.duration_ns() for event in on_gpu) / PROFILED_STEPS / 1e9 / seconds
+    return {"kernels": len(on_gpu) / PROFILED_STEPS, "busy_share": busy, "launch_bound": busy < LEAST_BUSY}
