@@ -19,6 +19,11 @@ RIVALS = {
     "bone-col": ("peft-bat", "full"),
     "bone-plain": ("peft-miss",),
 }
+LEGEND = (
+    "ms: a whole step; of …: the ratio of times, median [quartiles]",
+    "MiB: what a step needs at its peak, beside weights, adapters and optimizer states",
+    "ops, KiB: operations and saved bytes that an adapted module adds in forward and backward",
+)
 
 
 def report(result: dict[str, Any]) -> RenderableType:
@@ -38,7 +43,7 @@ def report(result: dict[str, Any]) -> RenderableType:
             *_memory(figures.get("peak_bytes"), lora),
             *_added(figures["added_per_module"]),
         )
-    above = "\n".join([*_about(result), *_legend(result), ""])
+    above = "\n".join([*about(result), *LEGEND, ""])
     below = "\n".join(["", *_rivalries(contestants), *_remarks(result)])
     return Group(Text(above), table, Text(below))
 
@@ -55,31 +60,25 @@ def _added(per_module: dict[str, float] | None) -> tuple[str, str]:
     return f"{per_module['operations']:.1f}", f"{per_module['saved_bytes'] / 1024:.0f}"
 
 
-def _about(result: dict[str, Any]) -> list[str]:
-    """Machine, versions, workload."""
-    about, workload = result["environment"], result["workload"]
-    versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("torch", "peft", "transformers", "linchain"))
+def about(result: dict[str, Any]) -> list[str]:
+    """Machine, versions, workload, rounds, and how far apart two measurements of the same thing lie: a line each."""
+    machine, workload = result["environment"], result["workload"]
+    versions = ", ".join(
+        f"{name} {machine['versions'][name]}" for name in ("torch", "peft", "transformers", "linchain")
+    )
     shape = f"{workload['model'] or 'LLaMA'}, hidden {workload['hidden']}, layers {workload['layers']}"
     tokens = f"{workload['batch_size']} x {workload['sequence_length']} tokens"
     sizes = f"r {workload['r']}, chain length {workload['chain_length']}, Bone's r {workload['bone_r']}"
+    again = result["contestants"][FLOOR_AGAIN]["ratios"][FLOOR]
     return [
-        f"{about['device']}, {about['threads']} threads",
+        f"{machine['device']}, threads: {machine['threads']}",
         versions,
-        *_products(about, workload),
+        *_products(machine, workload),
+        *_gpu(machine, result["clocks_mhz"]),
         f"{shape}, {workload['dtype']}, {tokens}",
         f"{sizes}, dropout {workload['lora_dropout']:g}, fused AdamW; on {', '.join(workload['targets'])}",
-    ]
-
-
-def _legend(result: dict[str, Any]) -> list[str]:
-    """What the columns are, and how far apart two measurements of the same thing lie."""
-    again = result["contestants"][FLOOR_AGAIN]["ratios"][FLOOR]
-    rounds = f"{result['rounds']} shuffled rounds, steps in each: {result['steps_per_round']}"
-    return [
-        f"ms: a whole step, {rounds}; ratios within a round: median [quartiles]",
+        f"{result['rounds']} shuffled rounds, steps in each: {result['steps_per_round']}; ratios are taken within a round",
         f"A/A check: the floor against itself {_shown(again)}",
-        "MiB: what a step needs at its peak, beside weights, adapters and optimizer states",
-        "ops, KiB: operations and saved bytes that an adapted module adds in forward and backward",
     ]
 
 
@@ -89,17 +88,26 @@ def _remarks(result: dict[str, Any]) -> list[str]:
     return remarks + ([f"launch-bound: {', '.join(waiting)}"] if waiting else [])
 
 
-def _products(about: dict[str, Any], workload: dict[str, Any]) -> list[str]:
+def _products(machine: dict[str, Any], workload: dict[str, Any]) -> list[str]:
     """On a CPU that computes bfloat16 products by way of float32, say so: there float32 adapters are the cheap ones."""
-    if workload["dtype"] != "bfloat16" or about.get("bfloat16_units") != []:
+    if workload["dtype"] != "bfloat16" or machine.get("bfloat16_units") != []:
         return []
-    rates = about["product_gflops"]
+    rates = machine["product_gflops"]
     return [
         (
             f"this CPU has no bfloat16 units: its products run at {rates['bfloat16']:.0f} GFLOP/s, float32's at "
             f"{rates['float32']:.0f}"
         )
     ]
+
+
+def _gpu(machine: dict[str, Any], clocks: list[int | None]) -> list[str]:
+    """What a GPU's figures depend on beside the workload."""
+    if not clocks:
+        return []
+    attention = ", ".join(name for name, enabled in machine["attention"].items() if enabled)
+    shown = " and ".join("unknown" if clock is None else f"{clock} MHz" for clock in clocks)
+    return [f"TF32 {'on' if machine['tf32'] else 'off'}; attention by {attention}; clock before and after: {shown}"]
 
 
 def _rivalries(contestants: dict[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,14 +15,27 @@ from linchain.bench.counts import Counts, count
 from linchain.bench.memory import peaks_in_fresh_processes, step_peak
 from linchain.bench.step import Trainee
 from linchain.bench.timing import of_rounds, quartiles, ratio, time_rounds
-from linchain.bench.workload import Batch, Workload, build_base, draw_batch
+from linchain.bench.workload import Workload, build_base, draw_batch
 from linchain.errors import LinchainError
 from linchain.evaluation.progress import evaluation_progress
+from linchain.training.cost import mark, seconds
 
-GPU_ROUNDS, GPU_STEPS, GPU_WARM_UPS = 4, 5, 5
-CPU_WARM_UPS = 1  # after the step that is counted
-# on a CPU: as many rounds as fit into this time, within these bounds
-TIMING_SECONDS, LEAST_ROUNDS, MOST_ROUNDS = 60, 5, 20
+
+@dataclass(frozen=True)
+class Pace:
+    """What a device's measurement needs: warm-ups, steps in a row, and rounds between bounds that fit into seconds."""
+
+    warm_ups: int
+    steps: int
+    least_rounds: int
+    most_rounds: int
+    seconds: float
+
+
+PACES = {
+    "cpu": Pace(warm_ups=1, steps=1, least_rounds=5, most_rounds=20, seconds=60),
+    "cuda": Pace(warm_ups=5, steps=5, least_rounds=4, most_rounds=4, seconds=0),
+}
 
 
 @dataclass(frozen=True)
@@ -74,70 +86,82 @@ def measure(workload: Workload, plan: Plan, console: Console) -> dict[str, Any]:
     """
     contestants = check(workload, plan)
     with machine.pinned(plan.threads):
-        result = {
-            "workload": asdict(workload) | _sizes(workload),
-            "environment": machine.describe(workload.device),
-            **_in_one_process(contestants, workload, plan, console),
-        }
+        environment = machine.describe(workload.device)
+        trainees = build(contestants, workload)
+        result = in_one_process(trainees, workload, plan, console)
+        del trainees  # what they hold is left to the fresh processes
         if workload.device == "cpu":
             measured = result["contestants"]
             with evaluation_progress(console, "memory", len(measured), "fresh processes") as advance:
                 peaks = peaks_in_fresh_processes(list(measured), workload, torch.get_num_threads(), advance)
             for name, reached in peaks.items():
                 measured[name]["peak_bytes"] = reached
-    return result
+    return {"workload": asdict(workload) | _sizes(workload), "environment": environment, **result}
 
 
-def _in_one_process(contestants: list[Contestant], workload: Workload, plan: Plan, console: Console) -> dict[str, Any]:
-    """Counts and times, and on a GPU memory, of contestants that share the base model and take turns."""
-    cuda = workload.device == "cuda"
+def build(contestants: Sequence[Contestant], workload: Workload) -> list[Trainee]:
+    """The contestants around one base model, with one batch."""
     base = build_base(workload)
     batch = draw_batch(workload, base.config)
-    trainees, counts, left_out, seconds = _warmed_up(contestants, base, workload, batch, console)
-    rounds, steps = _rounds(plan, workload, seconds)
+    return [Trainee(contestant, base, workload, batch) for contestant in contestants]
+
+
+def in_one_process(
+    trainees: Sequence[Trainee], workload: Workload, plan: Plan, console: Console, pace: Pace | None = None
+) -> dict[str, Any]:
+    """Counts and times, and on a GPU memory and kernels, of trainees that take turns.
+
+    Args:
+        trainees: the floors among them; those that do not fit into the GPU's memory are left out.
+        workload: the one that they have a batch of.
+        plan, console: as for `measure`.
+        pace: the device's own by default.
+    """
+    pace = pace or PACES[workload.device]
+    cuda = workload.device == "cuda"
+    counts, left_out, seconds_of_all = _warm_up(trainees, pace, cuda, console)
+    taking_part = [trainee for trainee in trainees if trainee.name in counts]
+    steps = plan.steps or pace.steps
+    fitting = int(pace.seconds / (seconds_of_all * steps))
+    rounds = plan.rounds or min(max(fitting, pace.least_rounds), pace.most_rounds)
     clocks = [gpu.clock()] if cuda else []
-    with evaluation_progress(console, "timing", rounds * len(trainees), "turns") as advance:
-        times = time_rounds(trainees, rounds, steps, cuda, workload.seed, advance)
+    with evaluation_progress(console, "timing", rounds * len(taking_part), "turns") as advance:
+        times = time_rounds(taking_part, rounds, steps, cuda, workload.seed, advance)
     clocks += [gpu.clock()] if cuda else []
     measured = {}
-    for trainee in trainees:
+    for trainee in taking_part:
         figures = _figures(trainee, counts, times)
         if cuda:
             figures |= step_peak(trainee) | gpu.profiled(trainee, figures["seconds_per_step"]["median"])
         measured[trainee.name] = figures
-    return {
-        "rounds": rounds,
-        "steps_per_round": steps,
-        "clocks_mhz": clocks,
-        "contestants": measured,
-        "left_out": left_out,
-    }
+    about = {"rounds": rounds, "steps_per_round": steps, "clocks_mhz": clocks, "left_out": left_out}
+    return about | {"contestants": measured}
 
 
-def _warmed_up(
-    contestants: list[Contestant], base: Any, workload: Workload, batch: Batch, console: Console
-) -> tuple[list[Trainee], dict[str, Counts], dict[str, str], float]:
-    """The trainees after some steps, their counts, those that do not fit into memory, and the seconds of a step of all."""
-    trainees: list[Trainee] = []
+def _warm_up(
+    trainees: Sequence[Trainee], pace: Pace, cuda: bool, console: Console
+) -> tuple[dict[str, Counts], dict[str, str], float]:
+    """Counts of those that fit into memory, why the others are left out, and the seconds that a step of all takes."""
     counts: dict[str, Counts] = {}
     left_out: dict[str, str] = {}
-    seconds = 0.0
-    with evaluation_progress(console, "warming up", len(contestants), "contestants") as advance:
-        for contestant in contestants:
+    total = 0.0
+    with evaluation_progress(console, "warming up", len(trainees), "contestants") as advance:
+        for trainee in trainees:
             try:
-                trainee = Trainee(contestant, base, workload, batch)
-                counts[contestant.name] = count(trainee.forward, trainee.model)
-                for _ in range(GPU_WARM_UPS if workload.device == "cuda" else CPU_WARM_UPS):
-                    began = time.perf_counter()
+                found = count(trainee.forward, trainee.model)
+                for _ in range(pace.warm_ups):
+                    began = mark(cuda)
                     trainee.step()
+                total += seconds([(began, mark(cuda))], cuda)[0]
             except torch.OutOfMemoryError:
-                left_out[contestant.name] = "out of memory"
-                torch.cuda.empty_cache()
+                left_out[trainee.name] = "out of memory"
             else:
-                seconds += time.perf_counter() - began
-                trainees.append(trainee)
+                counts[trainee.name] = found
+            if trainee.name in left_out:  # here the error holds no tensors any more
+                trainee.forget()
+                torch.cuda.empty_cache()
             advance(1)
-    return trainees, counts, left_out, seconds
+    return counts, left_out, total
 
 
 def _sizes(workload: Workload) -> dict[str, Any]:
@@ -151,14 +175,6 @@ def _sizes(workload: Workload) -> dict[str, Any]:
         "vocab": config.vocab_size,
         "tokens": workload.tokens,
     }
-
-
-def _rounds(plan: Plan, workload: Workload, seconds: float) -> tuple[int, int]:
-    """Rounds, and steps in each, where a step of all contestants takes `seconds`."""
-    cuda = workload.device == "cuda"
-    steps = plan.steps or (GPU_STEPS if cuda else 1)
-    fitting = min(max(int(TIMING_SECONDS / (seconds * steps)), LEAST_ROUNDS), MOST_ROUNDS)
-    return plan.rounds or (GPU_ROUNDS if cuda else fitting), steps
 
 
 def _figures(trainee: Trainee, counts: dict[str, Counts], times: dict[str, list[list[float]]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,28 +15,40 @@ LEARNING_RATE = 1e-6  # weights stay where they are, so that the last step works
 
 
 class Trainee:
-    """One contestant, ready to take steps.
+    """One contestant, ready to take steps. Its model is made when it is first asked for.
 
     Attributes:
         name, title: the contestant's.
-        model: the model to train.
         device: "cpu" or "cuda".
+        batch: what every step is taken on.
     """
 
     def __init__(self, contestant: Contestant, base: Any, workload: Workload, batch: Batch) -> None:
         self.name, self.title = contestant.name, contestant.title
-        self.model = contestant.build(base, workload)
-        self._autocast = contestant.autocast
         self.device = workload.device
-        self._batch = batch
+        self.batch = batch
+        self._contestant, self._base, self._workload = contestant, base, workload
+
+    @cached_property
+    def model(self) -> Any:
+        """The model to train."""
+        return self._contestant.build(self._base, self._workload)
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.Optimizer | None:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=True) if trained else None
+        return torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=True) if trained else None
+
+    def forget(self) -> None:
+        """Give up the model, its gradients and the optimizer's states."""
+        for made in ("model", "_optimizer"):
+            self.__dict__.pop(made, None)
 
     def forward(self) -> Tensor:
         """The loss, a scalar. The gradient of the embeddings is asked for, whoever it is."""
-        embeddings = self._batch.embeddings.detach().requires_grad_()
-        with torch.autocast(self.device, torch.bfloat16, enabled=self._autocast):
-            return self.model(inputs_embeds=embeddings, labels=self._batch.labels, use_cache=False).loss
+        embeddings = self.batch.embeddings.detach().requires_grad_()
+        with torch.autocast(self.device, torch.bfloat16, enabled=self._contestant.autocast):
+            return self.model(inputs_embeds=embeddings, labels=self.batch.labels, use_cache=False).loss
 
     def step(self) -> None:
         """One whole training step."""
