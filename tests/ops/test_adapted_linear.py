@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import Tensor
 
-from linchain.ops import adapted_linear as module
+from linchain.ops import precision
 from linchain.ops.adapted_linear import adapted_linear, add_update
-from linchain.ops.factors import ready_factors
+from linchain.ops.factors import Factors
+from linchain.ops.precision import product_dtype
 
+MODULE = "linchain.ops.adapted_linear"
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
@@ -25,17 +27,20 @@ def problem(tokens: int, ins: int, r: int, outs: int, dtype: torch.dtype = torch
     return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
+def read(x: Tensor, w: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, dropout: float = 0.0) -> Tensor:
+    return adapted_linear(x, w, bias, Factors(a, b), dropout)
+
+
 def added(x: Tensor, w: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, dropout: float = 0.0) -> Tensor:
-    """`adapted_linear`'s result by way of `add_update`, in x's dtype."""
-    return add_update(F.linear(x, w, bias).clone(), x, a.to(x.dtype), b.to(x.dtype), dropout)
+    return add_update(F.linear(x, w, bias).clone(), x, Factors(a, b), dropout)
 
 
-both_ways = pytest.mark.parametrize("layer", [adapted_linear, added], ids=["weight-read", "layer-called"])
+both_ways = pytest.mark.parametrize("layer", [read, added], ids=["weight-read", "layer-called"])
 
 
 @settings(deadline=None, max_examples=30)
 @given(
-    st.sampled_from([adapted_linear, added]),
+    st.sampled_from([read, added]),
     st.integers(0, 6),
     st.integers(1, 9),
     st.integers(1, 5),
@@ -76,16 +81,18 @@ def test_dropout_is_one_mask_for_forward_and_backward(layer: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-@pytest.mark.parametrize("products", ["own", "float32"])
+@pytest.mark.parametrize("emulated", [False, True])
 @both_ways
-def test_float32_masters_over_a_low_precision_base(layer: Any, products: str, dtype: torch.dtype) -> None:
+def test_float32_masters_over_a_low_precision_base(
+    monkeypatch: pytest.MonkeyPatch, layer: Any, emulated: bool, dtype: torch.dtype
+) -> None:
     """Products in the base's dtype, and in float32 as on a processor that only emulates that dtype."""
+    monkeypatch.setattr(f"{MODULE}.product_dtype", lambda t: torch.float32 if emulated else t.dtype)
     w, x, a, b = problem(20, 16, 4, 12)
     low_w, low_x = w.to(dtype), x.to(dtype).requires_grad_()
     masters = [(0.3 * t).float().requires_grad_() for t in (a, b)]
     exact = [t.detach().double().requires_grad_() for t in (low_x, *masters)]
-    ready = ready_factors(masters[0], (), masters[1], 1.0, dtype if products == "own" else torch.float32)
-    y = layer(low_x, low_w, None, *ready)
+    y = layer(low_x, low_w, None, *masters)
     plain = F.linear(exact[0], low_w.double()) + exact[0] @ exact[1].T @ exact[2].T
     assert y.dtype == dtype
     eps = torch.finfo(dtype).eps
@@ -96,18 +103,29 @@ def test_float32_masters_over_a_low_precision_base(layer: Any, products: str, dt
         assert torch.linalg.norm(one.double() - other) < 4 * eps * torch.linalg.norm(other)
 
 
+def test_the_dtype_of_products_is_that_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert product_dtype(torch.ones(1)) == torch.float32
+    assert product_dtype(torch.ones(1).double()) == torch.float64
+    assert product_dtype(torch.ones(1, dtype=torch.bfloat16, device="meta")) == torch.bfloat16
+    for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has}, raising=False)
+        precision._is_emulated.cache_clear()
+        assert product_dtype(torch.ones(1).bfloat16()) == expected
+    precision._is_emulated.cache_clear()
+
+
 @pytest.mark.parametrize("biased", [True, False])
 def test_widened_weights_come_in_chunks(monkeypatch: pytest.MonkeyPatch, biased: bool) -> None:
+    monkeypatch.setattr(f"{MODULE}.product_dtype", lambda t: torch.float32)
     w, x, a, b = (t.bfloat16() for t in problem(5, 8, 2, 13))
     bias = torch.linspace(-1, 1, 13).bfloat16() if biased else None
-    wide = a.float().requires_grad_(), b.float().requires_grad_()
-    x.requires_grad_()
-    whole = adapted_linear(x, w, bias, *wide)
-    expected = torch.autograd.grad(whole.float().sum(), (x, *wide))
-    monkeypatch.setattr(module, "WIDENED_BYTES", 3 * 8 * 4)  # three rows of eight
-    parts = adapted_linear(x, w, bias, *wide)
+    leaves = [t.requires_grad_() for t in (x, a, b)]
+    whole = read(x, w, bias, a, b)
+    expected = torch.autograd.grad(whole.float().sum(), leaves)
+    monkeypatch.setattr(f"{MODULE}.WIDENED_BYTES", 3 * 8 * 4)  # three rows of eight
+    parts = read(x, w, bias, a, b)
     torch.testing.assert_close(parts, whole)
-    for one, other in zip(torch.autograd.grad(parts.float().sum(), (x, *wide)), expected, strict=True):
+    for one, other in zip(torch.autograd.grad(parts.float().sum(), leaves), expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -119,7 +137,7 @@ def test_autocast_keeps_x_as_it_is() -> None:
         torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t),
         torch.autocast("cpu", torch.bfloat16),
     ):
-        y = add_update(F.linear(x.detach(), w), x, *ready_factors(a, (), b, 1.0, torch.bfloat16))
+        y = add_update(F.linear(x.detach(), w), x, Factors(a, b))
     assert y.dtype == torch.bfloat16
     assert any(t is x or t.data_ptr() == x.data_ptr() for t in saved)
     assert not [t for t in saved if t.shape == x.shape and t.data_ptr() != x.data_ptr()]
@@ -163,6 +181,5 @@ def test_the_output_may_be_added_to_in_place() -> None:
     """As a second adapter does."""
     w, *leaves = problem(3, 4, 2, 5)
     x, a, b = (leaf.requires_grad_() for leaf in leaves)
-    torch.testing.assert_close(
-        add_update(adapted_linear(x, w, None, a, b), x, a, b), F.linear(x, w) + 2 * x @ a.T @ b.T, **EXACT
-    )
+    twice = add_update(read(x, w, None, a, b), x, Factors(a, b))
+    torch.testing.assert_close(twice, F.linear(x, w) + 2 * x @ a.T @ b.T, **EXACT)

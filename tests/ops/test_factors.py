@@ -1,4 +1,4 @@
-"""The factors made ready: the reference's numbers, rounded once, with the reference's gradients at the masters."""
+"""Factors made ready for a layer's products: the reference's numbers, rounded once, and its gradients at the masters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from linchain.ops import reference, stack
-from linchain.ops.factors import ready_factors
+from linchain.ops.factors import Factors, folded, masters_gradients, ready
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 sizes = st.integers(1, 9)
@@ -28,17 +28,21 @@ def draw(
     return a.to(dtype), [(factor / factor.shape[1] ** 0.5).to(dtype) for factor in factors], b.to(dtype)
 
 
-def check(a: Tensor, factors: list[Tensor], b: Tensor, scaling: float, stacked: bool) -> None:
-    chain = stack(factors).requires_grad_() if stacked else [factor.requires_grad_() for factor in factors]
-    leaves = [a.requires_grad_(), *([chain] if stacked else factors), b.requires_grad_()]
-    folded, kept = ready_factors(a, chain, b, scaling, torch.float64)
-    torch.testing.assert_close(kept @ folded, reference.delta_weight(a, factors, b, scaling), **EXACT)
+def check(a: Tensor, matrices: list[Tensor], b: Tensor, scaling: float, stacked: bool) -> None:
+    factors = Factors(a, b, scaling, [stack(matrices)] if stacked else matrices, stacked)
+    ready_a, ready_b, *kept = ready(factors, torch.float64)
+    torch.testing.assert_close(ready_b @ ready_a, reference.delta_weight(a, matrices, b, scaling), **EXACT)
+    one = folded(factors, torch.float64)
+    torch.testing.assert_close(one.a, ready_a, **EXACT)
+    assert one.scaling == 1
+    assert not one.chain
     x, grad_y = torch.randn(3, a.shape[1]).double(), torch.randn(3, b.shape[0]).double()
-    d_a, *d_chain, d_b = torch.autograd.grad(x @ folded.T @ kept.T, leaves, grad_y)
+    at_ready = (grad_y @ ready_b).T @ x, grad_y.T @ (x @ ready_a.T)
+    d_a, d_b, *d_chain = masters_gradients(factors, *kept, *at_ready)
     if stacked:
         d_chain = list(d_chain[0].unbind(-2))
-    expected_a, expected_chain, expected_b = reference.gradients(x, grad_y, a, factors, b, scaling)
-    for ours, expected in zip((d_a, *d_chain, d_b), (expected_a, *expected_chain, expected_b), strict=True):
+    expected_a, expected_chain, expected_b = reference.gradients(x, grad_y, a, matrices, b, scaling)
+    for ours, expected in zip((d_a, d_b, *d_chain), (expected_a, expected_b, *expected_chain), strict=True):
         torch.testing.assert_close(ours, expected, **EXACT)
 
 
@@ -56,39 +60,39 @@ def test_a_stacked_chain(r: int, n: int, ins: int, outs: int, scaling: float) ->
 @pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
 @pytest.mark.parametrize("n", [0, 1, 3, 8])
 def test_rounded_once_whatever_the_length(n: int, dtype: torch.dtype, masters: torch.dtype) -> None:
-    """Also under autocast. Rounding once is at most half a unit in the last place; the float32 folding before it is lost in
-    that, or flat in n where there is none."""
-    a, factors, b = draw([16] * (n + 1), 64, 8, masters)
-    with torch.autocast("cpu", torch.bfloat16):
-        folded, kept = ready_factors(a, factors, b, 0.5, dtype)
-    assert folded.dtype == kept.dtype == dtype
-    assert torch.equal(kept, b.to(dtype))
-    exact = 0.5 * (reference.chain_product([f.double() for f in factors], 16).double() @ a.double())
-    share = float((folded.double() - exact).norm() / exact.norm())
+    """Half a unit in the last place at most; the error of folding in float32 is lost in that, or flat in n without it."""
+    a, matrices, b = draw([16] * (n + 1), 64, 8, masters)
+    ready_a, ready_b, *_ = ready(Factors(a, b, 0.5, matrices), dtype)
+    assert ready_a.dtype == ready_b.dtype == dtype
+    assert torch.equal(ready_b, b.to(dtype))
+    exact = 0.5 * (reference.chain_product([m.double() for m in matrices], 16).double() @ a.double())
+    share = float((ready_a.double() - exact).norm() / exact.norm())
     assert share < (0.5 if dtype in LOW else 4) * torch.finfo(dtype).eps
 
 
-def test_gradients_come_back_in_the_masters_dtype() -> None:
-    a, factors, b = (t if isinstance(t, list) else t.requires_grad_() for t in draw([4, 4, 4], 8, 8, torch.bfloat16))
-    chain = stack(factors).float().requires_grad_()
-    folded, kept = ready_factors(a, chain, b, 1.0, torch.bfloat16)
-    (folded.sum() + kept.sum()).backward()
-    assert [t.grad.dtype for t in (a, chain, b)] == [torch.bfloat16, torch.float32, torch.bfloat16]
+def test_gradients_come_back_in_the_masters_dtypes() -> None:
+    a, matrices, b = draw([4, 4, 4], 8, 8, torch.bfloat16)
+    factors = Factors(a, b, 1.0, [stack(matrices).float()], True)
+    _, _, *kept = ready(factors, torch.bfloat16)
+    gradients = masters_gradients(factors, *kept, torch.ones_like(a), torch.ones_like(b))
+    assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.bfloat16, torch.float32]
 
 
-@pytest.mark.parametrize("trained", ["a", "chain", "b"])
-def test_a_frozen_part_asks_for_no_gradient(trained: str) -> None:
-    a, factors, b = draw([4, 4], 8, 8, torch.float32)
-    tensors = {"a": a, "chain": stack(factors), "b": b}
-    tensors[trained].requires_grad_()
-    folded, kept = ready_factors(**tensors, scaling=1.0, dtype=torch.bfloat16)
-    assert folded.requires_grad == (trained != "b")
-    assert kept.requires_grad == (trained == "b")
-    (folded.sum() if trained != "b" else kept.sum()).backward()
-    assert tensors[trained].grad is not None
+def test_what_is_not_asked_for_is_not_computed() -> None:
+    a, matrices, b = draw([4, 4, 4], 8, 8)
+    factors = Factors(a, b, 1.0, matrices)
+    _, _, *kept = ready(factors, torch.float64)
+    d_a, d_b, *d_chain = masters_gradients(factors, *kept, None, b)
+    assert (d_a, d_chain) == (None, [None, None])
+    assert torch.equal(d_b, b)
+    d_a, d_b, *d_chain = masters_gradients(factors, *kept, a, None)
+    assert d_b is None
+    assert None not in (d_a, *d_chain)
 
 
-def test_gradcheck() -> None:
-    a, factors, b = draw([3, 3, 3], 5, 4)
-    leaves = [a.requires_grad_(), stack(factors).requires_grad_(), b.requires_grad_()]
-    assert torch.autograd.gradcheck(lambda a, chain, b: ready_factors(a, chain, b, 0.7, torch.float64), leaves)
+def test_two_factors_alone_are_given_as_they_are() -> None:
+    """In generation nothing is computed from factors that were folded before."""
+    a, _, b = draw([4], 8, 8)
+    ready_a, ready_b, *_ = ready(Factors(a, b), torch.float64)
+    assert ready_a is a
+    assert ready_b is b

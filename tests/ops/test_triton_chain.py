@@ -21,6 +21,7 @@ from torch import Tensor
 import linchain.ops
 from linchain.ops import reference, triton_chain, unstack
 from linchain.ops.chain import fold_backward, prefixes
+from linchain.ops.factors import Factors, masters_gradients, ready
 
 # before any test sets TRITON_INTERPRET: triton's own library must not be the interpreter's in what else runs here
 triton = pytest.importorskip("triton")
@@ -323,3 +324,23 @@ def test_both_kernels_compile_and_do_not_spill(
 
 def triton_name(dtype: torch.dtype) -> str:
     return {torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
+
+
+@with_interpreter
+@pytest.mark.parametrize("n", [0, 3])
+def test_a_layers_factors_come_from_the_kernels(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    a, chain, b = masters(6, n, 50, 20)
+    factors = Factors(a, b, 0.5, [chain], True) if n else Factors(a, b, 0.5)
+    d_a, d_b = torch.randn_like(a), torch.randn_like(b)
+    asked = [(d_a, d_b), (d_a, None), (None, d_b)]
+    before = triton_chain.launches
+    ours = ready(factors, torch.float32)
+    gradients = [masters_gradients(factors, *ours[2:], *given) for given in asked]
+    assert ours.in_one_launch
+    assert triton_chain.launches == before + 2  # what asks for less than all is left to PyTorch
+    monkeypatch.setenv("LINCHAIN_TRITON", "0")
+    plain = ready(factors, torch.float32)
+    assert not plain.in_one_launch
+    torch.testing.assert_close(ours[:2], plain[:2])
+    for given, found in zip(asked, gradients, strict=True):
+        torch.testing.assert_close(found, masters_gradients(factors, *plain[2:], *given))

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from linchain.ops import triton_chain
 
 # Allocations, and what only looks at a tensor: their results alias nothing, and yet no kernel runs
 _FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
@@ -58,7 +60,7 @@ class Operations(TorchDispatchMode):
 
     A backward is seen only where autograd runs it in the thread that called it: on a CPU, or with
     `torch.autograd.set_multithreading_enabled(False)`. An operation that is registered with torch as one counts as one,
-    whatever it does inside.
+    whatever it does inside; so does a launch of `linchain.ops.triton_chain`, which torch does not see.
 
     >>> with Operations() as operations:
     ...     _ = (torch.ones(2, 3).T @ torch.ones(2, 3)).view(9).add_(1)
@@ -69,6 +71,15 @@ class Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counted: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        self._launched_before = triton_chain.launches
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if launched := triton_chain.launches - self._launched_before:
+            self.counted["triton_chain"] += launched
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if _launches(func._schema):

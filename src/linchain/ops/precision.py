@@ -10,13 +10,12 @@ from torch import Tensor
 
 
 def own_dtypes(tensor: Tensor) -> AbstractContextManager:
-    """A context without autocast on `tensor`'s device; the meta device has none to switch off."""
-    kind = tensor.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+    """A context without autocast on `tensor`'s device."""
+    return nullcontext() if autocast_dtype(tensor) is None else torch.autocast(tensor.device.type, enabled=False)
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The dtype that autocast computes in on `tensor`'s device; None where it is off."""
+    """The dtype that autocast computes in on `tensor`'s device; None where it is off (always on the meta device)."""
     kind = tensor.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return None

@@ -35,6 +35,9 @@ _BLOCK = 2048
 # Programs that share dM: enough to read A and dA' at once, few enough that the last one soon has added up their parts.
 _PARTS = 64
 
+# Kernels launched so far in this process, for those who count operations.
+launches = 0
+
 # Whether the kernels work, by device.
 _verdicts: dict[torch.device, bool] = {}
 
@@ -95,6 +98,7 @@ def forward(
     if grid[0]:
         from linchain.ops import triton_kernels
 
+        _count_launch()
         with _current(a.device):
             triton_kernels.forward_kernel[grid](
                 *(a, chain, b, a_out, b_out, kept, float(scale), n, in_features, b.numel(), a_programs),
@@ -138,6 +142,7 @@ def backward(
     if grid[0]:
         from linchain.ops import triton_kernels
 
+        _count_launch()
         with _current(a.device):
             triton_kernels.backward_kernel[grid](
                 *(a, chain, kept, d_a, d_b, grad_a, grad_chain, grad_b, scratch),
@@ -149,6 +154,16 @@ def backward(
                 num_stages=1,
             )
     return grad_a, grad_chain, grad_b
+
+
+def kept_prefixes(kept: Tensor, r: int) -> list[Tensor]:
+    """P_1 … P_n, each (r, r), of what `forward` returned beside A' and B'."""
+    return list(kept[:-1].view(-1, r, r).unbind())
+
+
+def _count_launch() -> None:
+    global launches
+    launches += 1
 
 
 def _served(master: Tensor, device: torch.device) -> bool:

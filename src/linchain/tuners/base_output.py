@@ -38,19 +38,24 @@ def may_read_weight(base: nn.Module, x: Tensor) -> bool:
     Only where the call would do just that: an `nn.Linear` with its own forward and no hooks, dense tensors that are neither
     sharded nor quantised nor elsewhere, and no autocast to another dtype. A compiler gets the call.
     """
-    if torch.compiler.is_compiling() or type(base) is not nn.Linear or has_hooks(base):
+    if torch.compiler.is_compiling() or type(base) is not nn.Linear or has_hooks(base) or type(x) is not Tensor:
         return False
-    plain = getattr(base.forward, "__func__", None) is nn.Linear.forward and type(x) is Tensor
-    parameters = (base.weight,) if base.bias is None else (base.weight, base.bias)
+    if getattr(base.forward, "__func__", None) is not nn.Linear.forward or autocast_dtype(x) not in (None, x.dtype):
+        return False
+    return _is_frozen_like(base.weight, x) and (base.bias is None or _is_frozen_like(base.bias, x))
+
+
+def _is_frozen_like(parameter: Tensor, x: Tensor) -> bool:
     return (
-        plain
-        and autocast_dtype(x) in (None, x.dtype)
-        and all(type(p) is nn.Parameter and not p.requires_grad for p in parameters)
-        and all(p.dtype == x.dtype and p.device == x.device for p in parameters)
+        type(parameter) is nn.Parameter
+        and not parameter.requires_grad
+        and parameter.dtype == x.dtype
+        and parameter.device == x.device
     )
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether anything is called when `module` is, or when its gradient is there, beside its own forward."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or bool(_has_any_global_hook())
+def has_hooks(*modules: nn.Module) -> bool:
+    """Whether anything is called when one of `modules` is, or when its gradient is there, beside its own forward."""
+    return bool(_has_any_global_hook()) or any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules
+    )

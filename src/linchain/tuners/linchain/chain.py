@@ -91,9 +91,9 @@ class HasChain(Remembers, nn.Module):
         factors = unstack(self.chain) if self.is_stacked else self.chain_parameters()
         return [factor.mT for factor in reversed(factors)] if self.chain_transposed else factors
 
-    def chain_matrices(self) -> Tensor | list[Tensor]:
-        """The chain as its one parameter where that is it, else as `factors`."""
-        return self.chain if self.is_stacked and not self.chain_transposed else self.factors()
+    def chain_tensors(self) -> tuple[list[Tensor], bool]:
+        """The chain as `linchain.ops.factors` takes it: its one parameter, stacked, where that is it, else `factors`."""
+        return ([self.chain], True) if self.is_stacked and not self.chain_transposed else (self.factors(), False)
 
     def chain_parameters(self) -> list[Tensor]:
         return [getattr(self, name) for name in self.chain_names]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from linchain.ops.adapted_linear import adapted_linear, add_update
 from linchain.ops.chain import LOW_PRECISION
-from linchain.ops.factors import ready_factors
+from linchain.ops.factors import Factors, folded
 from linchain.ops.precision import product_dtype
 from linchain.tuners.base_output import base_output, has_hooks, may_read_weight
 from linchain.tuners.linchain.chain import Chain, ChainedA, _rebuild, chained_class
@@ -101,23 +101,23 @@ class LinChainLinear(Remembers, LinChainLayer):
         base = self.base_layer
         if adapters and not args and may_read_weight(base, x):
             first, *adapters = adapters
-            a, b = self._ready_factors(first, product_dtype(x))
-            y = adapted_linear(x, base.weight, base.bias, a, b, self._dropout(first))
+            y = adapted_linear(x, base.weight, base.bias, self._factors(first, product_dtype(x)), self._dropout(first))
         else:
             y = base_output(self, x, *args)
         for name in adapters:
-            a, b = self._ready_factors(name, y.dtype)
-            y = add_update(y, x, a, b, self._dropout(name))
+            y = add_update(y, x, self._factors(name, y.dtype), self._dropout(name))
         return y
 
-    def _ready_factors(self, adapter: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A with chain and scale in it, and B, in `dtype`; made once where neither training nor gradients need more."""
+    def _factors(self, adapter: str, dtype: torch.dtype) -> Factors:
+        """The adapter's parameters; in evaluation without gradients, two factors in `dtype`, made once for every forward."""
         a, b, scaling = self.lora_A[adapter], self.lora_B[adapter].weight, self.scaling[adapter]
-        chain, parameters = (a.chain_matrices(), a.chain_parameters()) if isinstance(a, ChainedA) else ((), [])
+        factors = Factors(a.weight, b, scaling)
+        if isinstance(a, ChainedA):
+            factors = Factors(a.weight, b, scaling, *a.chain_tensors())
+        if self.training or torch.is_grad_enabled():
+            return factors
         return self.remembered(
-            (adapter, scaling, dtype),
-            [a.weight, b, *parameters],
-            lambda: ready_factors(a.weight, chain, b, scaling, dtype),
+            (adapter, scaling, dtype), (factors.a, b, *factors.chain), lambda: folded(factors, dtype)
         )
 
     def _dropout(self, adapter: str) -> float:
@@ -134,7 +134,7 @@ class LinChainLinear(Remembers, LinChainLayer):
             and type(dropout) in (nn.Identity, nn.Dropout)
             and adapter not in self.lora_variant
             and self.cast_input_dtype_enabled
-            and not any(map(has_hooks, (a, b, dropout)))
+            and not has_hooks(a, b, dropout)
         )
 
 
