@@ -333,6 +333,7 @@ def test_a_layers_factors_come_from_the_kernels(monkeypatch: pytest.MonkeyPatch,
     factors = Factors(a, b, 0.5, [chain], True) if n else Factors(a, b, 0.5)
     d_a, d_b = torch.randn_like(a), torch.randn_like(b)
     asked = [(d_a, d_b), (d_a, None), (None, d_b)]
+    assert triton_chain.usable(a, None, b)  # the probe's launches lie before
     before = triton_chain.launches
     ours = ready(factors, torch.float32)
     gradients = [masters_gradients(factors, *ours[2:], *given) for given in asked]
