@@ -122,7 +122,7 @@ def test_widened_weights_come_in_chunks(monkeypatch: pytest.MonkeyPatch, biased:
     leaves = [t.requires_grad_() for t in (x, a, b)]
     whole = read(x, w, bias, a, b)
     expected = torch.autograd.grad(whole.float().sum(), leaves)
-    monkeypatch.setattr(f"{MODULE}.WIDENED_BYTES", 3 * 8 * 4)  # three rows of eight
+    monkeypatch.setattr("linchain.ops.products.WIDENED_BYTES", 3 * 8 * 4)  # three rows of eight
     parts = read(x, w, bias, a, b)
     torch.testing.assert_close(parts, whole)
     for one, other in zip(torch.autograd.grad(parts.float().sum(), leaves), expected, strict=True):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from linchain.ops import block_affine, reference
+from linchain.ops import block_affine, block_linear, reference
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 REFERENCE = {
@@ -17,6 +17,8 @@ REFERENCE = {
     "plain": reference.bone_plain_weight,
 }
 every_form = pytest.mark.parametrize("form", REFERENCE)
+# "-read": the weight is read, and has no gradient; else the base layer is called (col always reads it)
+every_way = pytest.mark.parametrize("way", [*REFERENCE, "row-read", "plain-read"])
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(0, 6))
 
 
@@ -34,8 +36,11 @@ def problem(form: str, r: int, outs: int, ins: int, tokens: int, dtype: torch.dt
 
 def forward(form: str, x: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor) -> Tensor:
     """What the layer does with the kernels."""
+    if form.endswith("-read"):
+        linear = {"row-read": block_linear.row_linear, "plain-read": block_linear.plain_linear}[form]
+        return linear(x, blocks, weight, bias)
     if form == "col":
-        return block_affine.col_linear(x, blocks, weight, bias)
+        return block_linear.col_linear(x, blocks, weight, bias)
     if form == "row":
         mixed, total = block_affine.row_mix(x, blocks)
         return block_affine.add_tiled(torch.nn.functional.linear(mixed, weight, bias), total)
@@ -43,13 +48,14 @@ def forward(form: str, x: Tensor, weight: Tensor, bias: Tensor, blocks: Tensor) 
     return block_affine.add_low_rank(y, block_affine.sum_tiles(x, blocks.shape[0]), blocks.to(y.dtype))
 
 
-@every_form
+@every_way
 @settings(deadline=None, max_examples=25)
 @given(sizes=sizes)
-def test_forward_and_gradients_equal_the_dense_reference(form: str, sizes: tuple[int, int, int, int]) -> None:
-    leaves = [tensor.requires_grad_() for tensor in problem(form, *sizes)]
-    x, weight, bias, blocks = leaves
-    y = forward(form, *leaves)
+def test_forward_and_gradients_equal_the_dense_reference(way: str, sizes: tuple[int, int, int, int]) -> None:
+    form, _, read = way.partition("-")
+    x, weight, bias, blocks = tensors = problem(form, *sizes)
+    leaves = [tensor.requires_grad_() for tensor in ((x, blocks) if read else tensors)]
+    y = forward(way, *tensors)
     expected = torch.nn.functional.linear(x, REFERENCE[form](weight, blocks), bias)
     torch.testing.assert_close(y, expected, **EXACT)
     direction = torch.randn_like(y)
@@ -84,29 +90,30 @@ def test_plain_cuts_the_last_tile() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     leaves = [tensor.requires_grad_() for tensor in problem("col", 3, 5, 4, 2)]
     x, weight, bias, blocks = leaves
-    whole = block_affine.col_linear(x, blocks, weight, bias)
+    whole = block_linear.col_linear(x, blocks, weight, bias)
     gradients = torch.autograd.grad(whole.sum(), leaves)
     # two output blocks at a time: the last chunk is short
-    monkeypatch.setattr(block_affine, "CHUNK_BYTES", 2 * 3 * 12 * 8)
+    monkeypatch.setattr(block_linear, "CHUNK_BYTES", 2 * 3 * 12 * 8)
     read = []
 
     def rows(start: int, stop: int) -> Tensor:
         read.append((start, stop))
         return weight.detach()[start:stop]
 
-    cut = block_affine.col_linear(x, blocks, None, bias, rows)
+    cut = block_linear.col_linear(x, blocks, None, bias, rows)
     assert read == [(0, 6), (6, 12), (12, 15)]
     torch.testing.assert_close(cut, whole, **EXACT)
     torch.testing.assert_close(
         torch.autograd.grad(cut.sum(), [x, bias, blocks]), gradients[:1] + gradients[2:], **EXACT
     )
-    again = block_affine.col_linear(x, blocks, weight, bias)
+    again = block_linear.col_linear(x, blocks, weight, bias)
     torch.testing.assert_close(torch.autograd.grad(again.sum(), leaves), gradients, **EXACT)
 
 
-@every_form
-def test_saves_nothing_of_the_weights_size(form: str) -> None:
+@every_way
+def test_saves_nothing_of_the_weights_size(way: str) -> None:
     """Counted by storage: what the frozen base layer would keep, x and the blocks, and nothing else of their size."""
+    form = way.partition("-")[0]
     x, weight, bias, blocks = problem(form, 8, 16, 8, 5, torch.float32)
     x.requires_grad_()
     blocks.requires_grad_()
@@ -117,7 +124,7 @@ def test_saves_nothing_of_the_weights_size(form: str) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = forward(form, x, weight, bias, blocks)
+        y = forward(way, x, weight, bias, blocks)
     del y
     inputs = {t.untyped_storage()._cdata for t in (x, weight, bias, blocks)}
     own = [t for key, t in saved.items() if key not in inputs]
@@ -126,15 +133,22 @@ def test_saves_nothing_of_the_weights_size(form: str) -> None:
     assert (x.untyped_storage()._cdata in saved) == (form != "plain")
 
 
-@every_form
+@every_way
+@pytest.mark.parametrize("emulated", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-def test_low_precision_weights_keep_float32_blocks(form: str, dtype: torch.dtype) -> None:
+def test_low_precision_weights_keep_float32_blocks(
+    monkeypatch: pytest.MonkeyPatch, way: str, emulated: bool, dtype: torch.dtype
+) -> None:
+    """Also with products in float32, as on a processor that only emulates that dtype, two blocks of the weight at a time."""
+    monkeypatch.setattr(block_linear, "product_dtype", lambda t: torch.float32 if emulated else t.dtype)
+    monkeypatch.setattr("linchain.ops.products.WIDENED_BYTES", 2 * 8 * 32 * 4)
+    form = way.partition("-")[0]
     x, weight, bias, blocks = problem(form, 8, 4, 4, 16)
     low = [tensor.to(dtype) for tensor in (x, weight, bias)]
     exact = [tensor.double() for tensor in low]
     small = 1e-2 * blocks
     leaf, plain = small.float().requires_grad_(), small.clone().requires_grad_()
-    y = forward(form, *low, leaf)
+    y = forward(way, *low, leaf)
     expected = torch.nn.functional.linear(exact[0], REFERENCE[form](exact[1], plain), exact[2])
     assert y.dtype == dtype
     scale = float(expected.detach().abs().max())

@@ -5,13 +5,12 @@ size. Here x is saved as it came in: modules that share an input (q, k and v) sh
 adapters over a bfloat16 base do not turn it into float32.
 
 Two ways to the same result. `add_update` adds to what any base layer gave out. `adapted_linear` takes the base's weight into
-the same node of the graph: the update is written first, and the base's product is added onto it as it is stored, in the
-forward and for the gradient at x, so that nothing of x's or the output's size is read and written once more.
+the same node of the graph and adds its products onto the update (`products`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,9 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from linchain.ops.factors import Factors, folded, masters_gradients, ready
 from linchain.ops.precision import own_dtypes, product_dtype
-
-# Bytes of a temporary that holds rows of the weight in a wider dtype: few enough to stay in a core's cache.
-WIDENED_BYTES = 2 * 2**20
+from linchain.ops.products import input_gradient, linear_onto, as_rows
 
 
 def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Factors, dropout: float = 0.0) -> Tensor:
@@ -80,13 +77,13 @@ class _AddUpdate(torch.autograd.Function):
     ) -> Tensor:
         ctx.mark_dirty(y)
         _, h, b = _low_rank(ctx, x, y.dtype, dropout, Factors(a, b, scaling, chain, stacked))
-        _rows(y).addmm_(h, b.T)
+        as_rows(y).addmm_(h, b.T)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        d_x, masters = _low_rank_backward(ctx, _rows(g), ctx.saved_tensors, ctx.needs_input_grad[1])
+        d_x, masters = _low_rank_backward(ctx, as_rows(g), ctx.saved_tensors, ctx.needs_input_grad[1])
         if d_x is not None:
             d_x = d_x.view(ctx.shape).to(ctx.dtype)
         return g, d_x, None, None, None, *masters
@@ -106,32 +103,24 @@ class _AdaptedLinear(torch.autograd.Function):
         b: Tensor,
         *chain: Tensor,
     ) -> Tensor:
-        rows, h, b = _low_rank(ctx, x, product_dtype(x), dropout, Factors(a, b, scaling, chain, stacked), weight)
-        # y must own its memory, or autograd refuses what is added to it in place later
-        y = x.new_empty(*x.shape[:-1], weight.shape[0])
-        out = _rows(y)
-        if b.dtype == x.dtype:
-            _product_onto_update(out, rows, weight, bias, h, b)
-            return y
-        for chunk in _chunks(weight, b.dtype):
-            dense, of_bias = weight[chunk].to(b.dtype), None if bias is None else bias[chunk].to(b.dtype)
-            part = h.new_empty(len(rows), len(dense))
-            _product_onto_update(part, rows, dense, of_bias, h, b[chunk])
-            out[:, chunk] = part
-        return y
+        tokens, h, b = _low_rank(ctx, x, product_dtype(x), dropout, Factors(a, b, scaling, chain, stacked), weight)
+
+        def write(part: Tensor, chunk: slice) -> None:
+            if bias is None:
+                torch.mm(h, b[chunk].T, out=part)
+            else:
+                torch.addmm(bias[chunk].to(b.dtype), h, b[chunk].T, out=part)
+
+        return linear_onto(x, tokens, weight, write)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         weight, *saved = ctx.saved_tensors
-        g = _rows(g).to(saved[1].dtype)
+        g = as_rows(g).to(saved[1].dtype)
         d_x, masters = _low_rank_backward(ctx, g, saved, ctx.needs_input_grad[0])
         if d_x is not None:
-            if g.dtype == weight.dtype:
-                d_x.addmm_(g, weight)
-            else:
-                for chunk in _chunks(weight, g.dtype):
-                    d_x.addmm_(g[:, chunk], weight[chunk].to(g.dtype))
+            d_x = input_gradient(g, weight, onto=d_x)
             d_x = d_x.view(ctx.shape).to(ctx.dtype)
         return d_x, None, None, None, None, None, *masters
 
@@ -141,14 +130,14 @@ def _low_rank(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x (tokens, in), h = dropout(x) A'ᵀ (tokens, r) and B, all in `dtype`; what the backward needs is saved."""
     a, b, kept_products, ctx.in_one_launch = ready(factors, dtype)
-    rows = _rows(x).to(dtype)
-    kept, mask = torch.native_dropout(rows, dropout, True) if dropout else (rows, None)
+    tokens = as_rows(x).to(dtype)
+    kept, mask = torch.native_dropout(tokens, dropout, True) if dropout else (tokens, None)
     h = kept @ a.T
     ctx.shape, ctx.dtype = x.shape, x.dtype
     ctx.dropout_scale = 1 / (1 - dropout) if dropout < 1 else 0.0
     ctx.scaling, ctx.stacked, ctx.length = factors.scaling, factors.stacked, len(factors.chain)
     ctx.save_for_backward(*others, x, h, mask, a, b, factors.a, factors.b, *factors.chain, *kept_products)
-    return rows, h, b
+    return tokens, h, b
 
 
 def _low_rank_backward(
@@ -163,7 +152,7 @@ def _low_rank_backward(
         if needs_b:
             d_b = (h.T @ g).T  # the long side stays the inner loop's
         if needs_a or any(needs_chain):
-            kept = _rows(x).to(g.dtype)
+            kept = as_rows(x).to(g.dtype)
             if mask is not None:
                 kept = torch.ops.aten.native_dropout_backward(kept, mask, ctx.dropout_scale)
             d_a = d_h.T @ kept
@@ -173,23 +162,3 @@ def _low_rank_backward(
                 d_x = torch.ops.aten.native_dropout_backward(d_x, mask, ctx.dropout_scale)
         factors = Factors(master_a, master_b, ctx.scaling, rest[: ctx.length], ctx.stacked)
         return d_x, masters_gradients(factors, rest[ctx.length :], ctx.in_one_launch, d_a, d_b)
-
-
-def _product_onto_update(out: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor, b: Tensor) -> None:
-    """out = h Bᵀ + bias, then rows Wᵀ onto it as it is stored."""
-    if bias is None:
-        torch.mm(h, b.T, out=out)
-    else:
-        torch.addmm(bias, h, b.T, out=out)
-    out.addmm_(rows, weight.T)
-
-
-def _chunks(weight: Tensor, dtype: torch.dtype) -> Iterator[slice]:
-    """So many rows of the weight at a time that a copy of them in `dtype` stays small."""
-    step = max(1, WIDENED_BYTES // (weight.shape[1] * dtype.itemsize))
-    return (slice(start, start + step) for start in range(0, weight.shape[0], step))
-
-
-def _rows(x: Tensor) -> Tensor:
-    """(*, width) as (tokens, width)."""
-    return x.reshape(-1, x.shape[-1])

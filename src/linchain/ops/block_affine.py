@@ -1,4 +1,4 @@
-"""Bone's block-affine updates: the adapted layers' forward and backward, and the dense weights that merging needs.
+"""Bone's block-affine updates: what they do around a base layer that is called, and the dense weights that merging needs.
 
 A weight W (out, in) is cut into r×r blocks W_ac (a: output block, c: input block); with J = in/r and O = out/r,
 
@@ -8,27 +8,20 @@ A weight W (out, in) is cut into r×r blocks W_ac (a: output block, c: input blo
 
 col and row are the two forms of Bone (arXiv 2409.15371 v3, "block affine"), plain is what its later versions call MiSS.
 
-Nothing here keeps a tensor of the weight's size for the backward: that of x and of the blocks is all that is saved, and
-col's adapted weight is built anew in the backward, so many output blocks at a time (CHUNK_BYTES a temporary). Over a
-bfloat16 or float16 weight the blocks stay float32 masters. What B adds by itself (the `+ B`) is computed from Σ_c x_c and
-added to the output, because in a rounded W' a small B would be lost; what it multiplies is rounded as the weight itself is.
+Over a bfloat16 or float16 weight the blocks stay float32 masters. What B adds by itself (the `+ B`) is computed from Σ_c x_c
+and added to the output, because in a rounded W' a small B would be lost; what it multiplies is rounded as the weight itself is.
+
+`block_linear` has the layers that read the weight instead of calling the base layer.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from linchain.ops.precision import own_dtypes
-
-# Bytes of a temporary that holds rows of the weight, dense or adapted, or of the gradient at them (col).
-CHUNK_BYTES = 128 * 2**20
-
-# Reads dense rows [start, stop) of a quantised weight, shape (stop - start, in).
-Rows = Callable[[int, int], Tensor]
+from linchain.ops.products import as_rows
 
 
 def sum_tiles(x: Tensor, r: int) -> Tensor:
@@ -77,25 +70,6 @@ def row_mix(x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
     """
     with own_dtypes(x):
         return _RowMix.apply(x, blocks)
-
-
-def col_linear(
-    x: Tensor, blocks: Tensor, weight: Tensor | None, bias: Tensor | None = None, rows: Rows | None = None
-) -> Tensor:
-    """A linear layer with bone-col's weight: y_a = Σ_c W_ac (I + B_a) x_c + B_a Σ_c x_c (+ bias).
-
-    Args:
-        x: (*, in), of the weight's dtype.
-        blocks: B, (out/r, r, r), of that dtype or wider.
-        weight: W, (out, in); None where `rows` reads it.
-        bias: (out,), of the weight's dtype.
-        rows: Reads rows of W instead, a chunk at a time: for weights that are stored quantised.
-
-    Returns:
-        (*, out), in x's dtype. Saved for the backward: x, B and, as by any linear layer, the weight itself.
-    """
-    with own_dtypes(x):
-        return _ColLinear.apply(x, blocks, weight, bias, rows)
 
 
 def adapted_weight(weight: Tensor, blocks: Tensor, form: str) -> Tensor:
@@ -181,107 +155,43 @@ class _RowMix(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, blocks)
-        tiles = _tiles(x, blocks)
-        z = torch.bmm(tiles, blocks.to(x.dtype).mT)
-        total = z.sum(0)
-        return _untiled(z.add_(tiles), x), total.view(*x.shape[:-1], blocks.shape[-1])
+        mixed, total = mix(as_rows(x), blocks.to(x.dtype))
+        return mixed.view(x.shape), total.view(*x.shape[:-1], blocks.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, v: Tensor, d_total: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, blocks = ctx.saved_tensors
-        # z reaches the output through the base layer and through the sum
-        v_tiles = _tiles(v, blocks)
-        d_z = v_tiles + d_total.reshape(-1, d_total.shape[-1])
         with own_dtypes(x):
-            d_blocks = torch.bmm(d_z.mT, _tiles(x, blocks)).to(blocks.dtype) if ctx.needs_input_grad[1] else None
-            d_x = torch.baddbmm(v_tiles, d_z, blocks.to(x.dtype)) if ctx.needs_input_grad[0] else None
-        return None if d_x is None else _untiled(d_x, x), d_blocks
+            d_x, d_blocks = mix_backward(
+                as_rows(x), blocks.to(x.dtype), as_rows(v), as_rows(d_total), ctx.needs_input_grad
+            )
+        d_x = None if d_x is None else d_x.view(x.shape)
+        return d_x, None if d_blocks is None else d_blocks.to(blocks.dtype)
+
+
+def mix(x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """x + z, (tokens, in), and Σ_c z_c, (tokens, r), for z_c = B_c x_c and x (tokens, in) of the blocks' dtype."""
+    tiles = _tiles(x, blocks)
+    z = torch.bmm(tiles, blocks.mT)
+    total = z.sum(0)
+    return _untiled(z.add_(tiles)), total
+
+
+def mix_backward(
+    x: Tensor, blocks: Tensor, v: Tensor, d_total: Tensor, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients at x and the blocks, as needed, from those at `mix`'s results: v (tokens, in) and d_total (tokens, r)."""
+    v_tiles = _tiles(v, blocks)
+    d_z = v_tiles + d_total
+    d_x = _untiled(torch.baddbmm(v_tiles, d_z, blocks)) if needs[0] else None
+    return d_x, torch.bmm(d_z.mT, _tiles(x, blocks)) if needs[1] else None
 
 
 def _tiles(x: Tensor, blocks: Tensor) -> Tensor:
-    """x (*, in) as a batch of its tiles: a view (J, tokens, r)."""
-    return x.reshape(-1, blocks.shape[0], blocks.shape[-1]).transpose(0, 1)
+    """x (tokens, in) as a batch of its tiles: a view (J, tokens, r)."""
+    return x.unflatten(-1, (blocks.shape[0], blocks.shape[-1])).transpose(0, 1)
 
 
-def _untiled(tiles: Tensor, like: Tensor) -> Tensor:
-    return tiles.transpose(0, 1).reshape(like.shape)
-
-
-class _ColLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx, x: Tensor, blocks: Tensor, weight: Tensor | None, bias: Tensor | None, rows: Rows | None
-    ) -> Tensor:
-        ctx.save_for_backward(x, blocks, weight)
-        ctx.rows = rows
-        moving = blocks.to(x.dtype)
-        r = blocks.shape[-1]
-        # y must own its memory, or autograd refuses what is added to it in place later
-        y = x.new_empty(*x.shape[:-1], blocks.shape[0] * r)
-        for chunk, dense in _chunks(weight, rows, blocks, x):
-            part = torch.nn.functional.linear(x, _moved(dense, moving[chunk]))
-            if part.shape == y.shape:
-                y = part
-            else:
-                y[..., chunk.start * r : chunk.stop * r] = part
-        if bias is not None:
-            y += bias
-        s = sum_tiles(x, r)
-        y.view(-1, y.shape[-1]).addmm_(s.reshape(-1, s.shape[-1]), moving.flatten(0, 1).T)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-        with own_dtypes(g):
-            return _col_backward(ctx, g.reshape(-1, g.shape[-1]))
-
-
-def _col_backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients at x, B, W and the bias, for g of shape (tokens, out)."""
-    x, blocks, weight = ctx.saved_tensors
-    needs_x, needs_blocks, needs_weight, needs_bias, _ = ctx.needs_input_grad
-    tokens, r = x.reshape(-1, x.shape[-1]), blocks.shape[-1]
-    moving = blocks.to(x.dtype)
-    d_x, d_blocks, d_weight = None, None, []
-    # the parts that `+ B` has in both gradients, exact through Σ_c x_c
-    if needs_x:
-        d_x = (g @ moving.flatten(0, 1)).repeat(1, tokens.shape[-1] // r)
-    if needs_blocks:
-        d_blocks = (g.T @ sum_tiles(tokens, r)).view(blocks.shape).to(blocks.dtype)
-    for chunk, dense in _chunks(weight, ctx.rows, blocks, x):
-        g_chunk = g[:, chunk.start * r : chunk.stop * r]
-        if d_x is not None:
-            d_x.addmm_(g_chunk, _moved(dense, moving[chunk]))
-        if not (needs_blocks or needs_weight):
-            continue
-        d_moved = (g_chunk.T @ tokens).view(chunk.stop - chunk.start, -1, r)
-        if d_blocks is not None:
-            d_blocks[chunk] += torch.bmm(dense.reshape(d_moved.shape).mT, d_moved)
-        if needs_weight:
-            d_weight.append(torch.baddbmm(d_moved, d_moved, moving[chunk].mT).view(dense.shape))
-    return (
-        d_x.view(x.shape) if d_x is not None else None,
-        d_blocks,
-        torch.cat(d_weight) if needs_weight else None,
-        g.sum(0) if needs_bias else None,
-        None,
-    )
-
-
-def _chunks(weight: Tensor | None, rows: Rows | None, blocks: Tensor, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of output blocks with their dense rows of W, (blocks·r, in), in x's dtype: CHUNK_BYTES at most."""
-    count, r = blocks.shape[0], blocks.shape[-1]
-    step = max(1, CHUNK_BYTES // (r * x.shape[-1] * x.element_size()))
-    for start in range(0, count, step):
-        chunk = slice(start, min(start + step, count))
-        first, last = chunk.start * r, chunk.stop * r
-        dense = weight[first:last] if rows is None else rows(first, last)  # type: ignore[index]
-        yield chunk, dense.to(x.dtype)
-
-
-def _moved(dense: Tensor, blocks: Tensor) -> Tensor:
-    """Rows of W (I + B): (n·r, in) for n blocks."""
-    tiles = dense.reshape(blocks.shape[0], -1, blocks.shape[-1])
-    return torch.baddbmm(tiles, tiles, blocks).view(dense.shape)
+def _untiled(tiles: Tensor) -> Tensor:
+    return tiles.transpose(0, 1).flatten(1)

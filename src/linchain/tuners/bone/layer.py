@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from linchain.errors import LinchainError
-from linchain.ops import block_affine
+from linchain.ops import block_affine, block_linear
 from linchain.ops.precision import autocast_dtype
-from linchain.tuners.base_output import base_output
+from linchain.tuners.base_output import base_output, may_read_weight
 from linchain.tuners.bone.config import BoneConfig
 from linchain.tuners.bone.stored import Kept, row_reader
 
@@ -98,6 +98,10 @@ class BoneLinear(nn.Module, BaseTunerLayer):
         form, blocks = self.bone_form[last], self.bone_block[last]
         if form == "col":
             return self._col(x, blocks, before)
+        base: Any = self.base_layer
+        if not (before or args or kwargs) and may_read_weight(base, x):
+            linear = block_linear.row_linear if form == "row" else block_linear.plain_linear
+            return linear(x, blocks, base.weight, base.bias)
         if form == "row":
             mixed, total = block_affine.row_mix(x, blocks)
             y = self._adapted(mixed, before, *args, **kwargs)
@@ -124,7 +128,7 @@ class BoneLinear(nn.Module, BaseTunerLayer):
         autocast = autocast_dtype(x)
         dtype = autocast or (x.dtype if weight is None else weight.dtype)
         bias = None if base.bias is None else base.bias.to(dtype)
-        y = block_affine.col_linear(self._cast_input_dtype(x, dtype), blocks, weight, bias, rows)
+        y = block_linear.col_linear(self._cast_input_dtype(x, dtype), blocks, weight, bias, rows)
         return y if autocast else y.to(x.dtype)
 
     def _moved_weight(self, adapters: list[str]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from linchain.errors import LinchainError
-from linchain.ops.block_affine import Rows
+from linchain.ops.block_linear import Rows
 
 
 class Kept:
