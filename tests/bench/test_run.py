@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from linchain.bench import run
 from linchain.bench.contestants import choose
-from linchain.bench.machine import cores
+from linchain.bench.machine import cores, pinned
 from linchain.bench.report import report
 from linchain.bench.run import Plan, check, measure
 from linchain.bench.workload import Workload
@@ -62,12 +64,13 @@ def test_a_named_shape_takes_fewer_layers() -> None:
     assert (config.num_hidden_layers, config.hidden_size, config.num_key_value_heads) == (2, 4096, 8)
 
 
-@pytest.fixture
-def result(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def result() -> dict[str, Any]:
     """Of all contestants; the fresh processes, which take seconds, are left to test_memory.py."""
-    monkeypatch.setattr(run, "peaks_in_fresh_processes", lambda names, *_: dict.fromkeys(names, 2**20))
-    plan = Plan(rounds=2, steps=3, threads=1)
-    return json.loads(json.dumps(measure(Workload(**TINY), plan, Console(file=io.StringIO()))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "peaks_in_fresh_processes", lambda names, *_: dict.fromkeys(names, 2**20))
+        found = measure(Workload(**TINY), Plan(rounds=2, steps=3, threads=1), Console(file=io.StringIO()))
+    return json.loads(json.dumps(found))
 
 
 def test_the_result_and_its_table(result: dict[str, Any]) -> None:
@@ -95,6 +98,10 @@ def test_the_result_and_its_table(result: dict[str, Any]) -> None:
         assert " 1.0 " in row  # the MiB
 
 
-def test_pinning_ends_with_the_measurement(result: dict[str, Any]) -> None:
-    assert result["environment"]["cores"] == cores()[:1]
-    assert len(cores()) >= len(result["environment"]["cores"])
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not let a process choose")
+def test_cores_are_free_again_after_the_measurement() -> None:
+    before = cores()
+    with pinned(1):
+        assert cores() == before[:1]
+        assert torch.get_num_threads() == 1
+    assert cores() == before

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 from linchain.errors import LinchainError
+from linchain.ops.precision import product_dtype
 from linchain.training.environment import describe_machine
 
-# Without one of these a CPU computes bfloat16 products by way of float32, at a fraction of its speed
-_BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "bf16", "svebf16")
 _PRODUCT = 1024
 
 
@@ -68,26 +67,17 @@ def describe(device: str) -> dict[str, Any]:
         }
     return about | {
         "device": processor(),
-        "bfloat16_units": bfloat16_units(),
+        "bfloat16_emulated": product_dtype(torch.empty(0, dtype=torch.bfloat16)) != torch.bfloat16,
         "product_gflops": {name: round(_product_rate(getattr(torch, name)), 1) for name in ("float32", "bfloat16")},
     }
 
 
 def processor() -> str:
     """The processor's name."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def bfloat16_units() -> list[str] | None:
-    """The processor's units that compute in bfloat16; None where the system does not tell."""
-    flags = _cpuinfo("flags") or _cpuinfo("Features")
-    return None if flags is None else [unit for unit in _BFLOAT16_UNITS if unit in flags.split()]
-
-
-def _cpuinfo(key: str) -> str | None:
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), None)
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def _product_rate(dtype: torch.dtype) -> float:

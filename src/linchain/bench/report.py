@@ -76,7 +76,8 @@ def about(result: dict[str, Any]) -> list[str]:
         *_products(machine, workload),
         *_gpu(machine, result["clocks_mhz"]),
         f"{shape}, {workload['dtype']}, {tokens}",
-        f"{sizes}, dropout {workload['lora_dropout']:g}, fused AdamW; on {', '.join(workload['targets'])}",
+        f"{sizes}, dropout {workload['lora_dropout']:g}, fused AdamW",
+        f"adapted: {', '.join(workload['targets'])}",
         f"{result['rounds']} shuffled rounds, steps in each: {result['steps_per_round']}; ratios are taken within a round",
         f"A/A check: the floor against itself {_shown(again)}",
     ]
@@ -89,15 +90,13 @@ def _remarks(result: dict[str, Any]) -> list[str]:
 
 
 def _products(machine: dict[str, Any], workload: dict[str, Any]) -> list[str]:
-    """On a CPU that computes bfloat16 products by way of float32, say so: there float32 adapters are the cheap ones."""
-    if workload["dtype"] != "bfloat16" or machine.get("bfloat16_units") != []:
+    """Where a CPU has no instructions for bfloat16, float32 adapters are the cheap ones: nobody should be surprised."""
+    if workload["dtype"] != "bfloat16" or not machine.get("bfloat16_emulated"):
         return []
     rates = machine["product_gflops"]
     return [
-        (
-            f"this CPU has no bfloat16 units: its products run at {rates['bfloat16']:.0f} GFLOP/s, float32's at "
-            f"{rates['float32']:.0f}"
-        )
+        f"this CPU only emulates bfloat16: products at {rates['bfloat16']:.0f} GFLOP/s, in float32 at {rates['float32']:.0f}",
+        "LinChain's layers therefore multiply in float32, the base's too: they may be faster than the floor",
     ]
 
 
