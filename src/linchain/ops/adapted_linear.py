@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from linchain.ops.factors import Factors, folded, masters_gradients, ready
 from linchain.ops.precision import own_dtypes, product_dtype
-from linchain.ops.products import input_gradient, linear_onto, as_rows
+from linchain.ops.products import as_rows, input_gradient, linear_onto
 
 
 def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Factors, dropout: float = 0.0) -> Tensor:

@@ -1,0 +1,104 @@
+"""Kernel-like operations that an adapter adds to a frozen layer, forward and backward together: no clock is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftConfig, get_peft_model
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from linchain import BoneConfig, LinChainConfig
+from linchain.bench.counts import Operations
+from linchain.ops import precision, triton_chain
+from linchain.ops.chain import fold_backward, prefixes, scaled_product, unstack
+
+WIDTH = 64
+BASES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16-base"])
+
+
+@pytest.fixture(autouse=True)
+def native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same count on every machine: as if the processor multiplied bfloat16."""
+    monkeypatch.setattr(precision, "_is_emulated", lambda dtype: False)
+
+
+def operations(model: Any, dtype: torch.dtype) -> int:
+    x = torch.randn(2, 8, WIDTH, dtype=dtype, requires_grad=True)
+    with torch.autograd.set_multithreading_enabled(False), Operations() as counted:
+        y = model(x)
+        torch.autograd.backward(y, torch.ones_like(y))
+    return counted.counted.total()
+
+
+def added(config: PeftConfig, dtype: torch.dtype, *, called: bool = False) -> int:
+    """Beside those of the frozen layer; `called`: of a layer whose weight may not be read."""
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(WIDTH, WIDTH, bias=False)).to(dtype).requires_grad_(False)
+    floor = operations(base, dtype)
+    model: Any = get_peft_model(base, config)
+    hook = model.base_model.model[0].base_layer.register_forward_pre_hook(lambda *_: None) if called else None
+    count = operations(model, dtype) - floor
+    if hook is not None:
+        hook.remove()
+    return count
+
+
+def linchain(n: int) -> PeftConfig:
+    return LinChainConfig(r=8, lora_alpha=16, chain_length=n, init_weights=False, target_modules=["0"])
+
+
+@BASES
+@pytest.mark.parametrize("called", [False, True], ids=["weight-read", "layer-called"])
+def test_linchain_with_three_matrices_adds_21_at_most(dtype: torch.dtype, called: bool) -> None:
+    # a hooked layer's output is cloned, which is not the chain's doing
+    assert added(linchain(3), dtype, called=called) - called <= 21
+
+
+@BASES
+@pytest.mark.parametrize("called", [False, True], ids=["weight-read", "layer-called"])
+def test_with_kernels_it_adds_9_at_most_whatever_the_length(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, called: bool
+) -> None:
+    launch_without_a_gpu(monkeypatch)
+    counts = {n: added(linchain(n), dtype, called=called) - called for n in (1, 3, 8)}
+    assert set(counts.values()) == {counts[3]}
+    assert counts[3] <= 9
+
+
+def test_the_count_sees_what_a_chain_in_pefts_forward_costs() -> None:
+    """The control: PEFT's LoRA in float32 adds as many as ours without a chain, and over bfloat16 more."""
+    lora = LoraConfig(r=8, lora_alpha=16, init_lora_weights=False, target_modules=["0"])
+    assert added(lora, torch.bfloat16) > added(linchain(0), torch.bfloat16)
+    assert added(lora, torch.float32) >= added(linchain(0), torch.float32)
+
+
+@pytest.mark.parametrize("form", ["row", "plain"])
+def test_bone_adds_few(form: str) -> None:
+    config = BoneConfig(r=8, form=form, init_weights=False, target_modules=["0"])
+    assert added(config, torch.float32) <= {"row": 11, "plain": 7}[form]
+
+
+def launch_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels' place taken by the formulas, each counted as the one launch that it is on a GPU."""
+
+    def forward(a: Tensor, chain: Tensor | None, b: Tensor, scale: float, dtype: torch.dtype) -> Any:
+        triton_chain._count_launch()
+        with _disable_current_modes():
+            assert chain is not None
+            products = prefixes(unstack(chain))
+            kept = torch.cat([torch.stack(products).flatten(), torch.zeros(1)])
+            return scaled_product(products[-1], a, scale).to(dtype), b.to(dtype), kept
+
+    def backward(a: Tensor, chain: Any, kept: Any, scale: float, d_a: Tensor, d_b: Tensor, dtype: torch.dtype) -> Any:
+        triton_chain._count_launch()
+        with _disable_current_modes():
+            products = triton_chain.kept_prefixes(kept, len(a))
+            grad_a, *grads = fold_backward(a, unstack(chain), products, d_a.to(a.dtype), scale)
+            return grad_a, torch.stack(grads, -2), d_b.to(dtype).contiguous()
+
+    monkeypatch.setattr(triton_chain, "usable", lambda *masters: True)
+    monkeypatch.setattr(triton_chain, "forward", forward)
+    monkeypatch.setattr(triton_chain, "backward", backward)
