@@ -4,9 +4,10 @@ import re
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from linchain import methods
+from linchain.bench.counts import Operations
 
 
 def adapted(tiny_model, name, **options):
@@ -46,6 +47,22 @@ def test_loraplus_trains_b_faster(tiny_model):
 def test_loraplus_trains_the_chain_as_fast_as_b(tiny_model):
     found = groups(adapted(tiny_model, "linchain-loraplus"), "linchain-loraplus", loraplus_lr_ratio=4)
     assert found == {(1e-3, 0.1): {"A.weight"}, (4e-3, 0.1): {"B.weight", "A.chain"}}
+
+
+@pytest.mark.parametrize("method", ["linchain", "linchain-loraplus"])
+def test_a_step_is_one_operation_a_group(tiny_model, method, tmp_path):
+    """However many small tensors there are: Trainer's AdamW, and LoRA+'s."""
+    model = adapted(tiny_model, method)
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    trainer = Trainer(model=model, args=arguments)
+    trainer.optimizer = methods.get(method).make_optimizer(model, {}, lr=1e-3, weight_decay=0.1)
+    optimizer = trainer.create_optimizer()
+    backward(model, 1)
+    with Operations() as operations:
+        optimizer.step()
+    filled = [group for group in optimizer.param_groups if group["params"]]
+    assert operations.counted["aten._fused_adamw_"] == len(filled) <= 2
+    assert sum(len(group["params"]) for group in filled) >= 12
 
 
 def test_lora_fa_trains_b_alone(tiny_model):

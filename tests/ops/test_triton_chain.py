@@ -343,5 +343,5 @@ def test_a_layers_factors_come_from_the_kernels(monkeypatch: pytest.MonkeyPatch,
     plain = ready(factors, torch.float32)
     assert not plain.in_one_launch
     torch.testing.assert_close(ours[:2], plain[:2])
-    for given, found in zip(asked, gradients, strict=True):
-        torch.testing.assert_close(found, masters_gradients(factors, *plain[2:], *given))
+    for request, found in zip(asked, gradients, strict=True):
+        torch.testing.assert_close(found, masters_gradients(factors, *plain[2:], *request))

@@ -19,6 +19,7 @@ def loraplus(model: PeftModel, lr: float, weight_decay: float, own: Mapping[str,
         lr=lr,
         loraplus_lr_ratio=own["loraplus_lr_ratio"],
         loraplus_weight_decay=weight_decay,
+        fused=True,  # as the Trainer's own: one operation for all small tensors of a group
     )
 
 
