@@ -31,6 +31,7 @@ from linchain.bench.run import PACES, Pace, Plan, build, in_one_process
 from linchain.bench.step import Trainee
 from linchain.bench.timing import quartiles
 from linchain.bench.workload import Workload, draw_batch
+from linchain.ops.triton_chain import SWITCH
 from linchain.training.cost import mark, seconds
 
 WORKLOAD = Workload(model="llama-3-8b", device="cuda", batch_size=16, sequence_length=256)
@@ -114,12 +115,12 @@ def _forward_backward(layer: Any, x: Tensor) -> None:
 @contextmanager
 def _triton(on: bool) -> Iterator[None]:
     """Within it our Triton kernels may serve, or not."""
-    before = os.environ.get("LINCHAIN_TRITON", "1")
-    os.environ["LINCHAIN_TRITON"] = "1" if on else "0"
+    before = os.environ.get(SWITCH, "1")
+    os.environ[SWITCH] = "1" if on else "0"
     try:
         yield
     finally:
-        os.environ["LINCHAIN_TRITON"] = before
+        os.environ[SWITCH] = before
 
 
 def steps(trainees: list[Trainee], workload: Workload, pace: Pace, console: Console) -> dict[str, Any]:
