@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import layer as lora
@@ -95,47 +95,53 @@ class LinChainLinear(Remembers, LinChainLayer):
     """Mixin for plain linear layers: their forward keeps x once, in its own dtype, and makes no second output."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        adapters = [name for name in self.active_adapters if name in self.lora_A]
-        if self.disable_adapters or self.merged or kwargs or not all(map(self._has_plain_factors, adapters)):
+        if self.disable_adapters or self.merged or kwargs:
+            return super().forward(x, *args, **kwargs)
+        lora_a = self.lora_A
+        adapters = [self._plain_adapter(name) for name in self.active_adapters if name in lora_a]
+        if None in adapters:
             return super().forward(x, *args, **kwargs)
         base = self.base_layer
         if adapters and not args and may_read_weight(base, x):
             first, *adapters = adapters
-            y = adapted_linear(x, base.weight, base.bias, self._factors(first, product_dtype(x)), self._dropout(first))
+            y = adapted_linear(x, base.weight, base.bias, self._factors(first, product_dtype(x)), first.dropout)
         else:
             y = base_output(self, x, *args)
-        for name in adapters:
-            y = add_update(y, x, self._factors(name, y.dtype), self._dropout(name))
+        for adapter in adapters:
+            y = add_update(y, x, self._factors(adapter, y.dtype), adapter.dropout)
         return y
 
-    def _factors(self, adapter: str, dtype: torch.dtype) -> Factors:
-        """The adapter's parameters; in evaluation without gradients, two factors in `dtype`, made once for every forward."""
-        a, b, scaling = self.lora_A[adapter], self.lora_B[adapter].weight, self.scaling[adapter]
-        factors = Factors(a.weight, b, scaling)
-        if isinstance(a, ChainedA):
-            factors = Factors(a.weight, b, scaling, *a.chain_tensors())
-        if self.training or torch.is_grad_enabled():
-            return factors
-        return self.remembered(
-            (adapter, scaling, dtype), (factors.a, b, *factors.chain), lambda: folded(factors, dtype)
-        )
-
-    def _dropout(self, adapter: str) -> float:
-        dropout = self.lora_dropout[adapter]
-        return dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-
-    def _has_plain_factors(self, adapter: str) -> bool:
-        """Whether A and B may be read instead of called: no hooks (sharding is made of them), bias or variant such as DoRA."""
-        a, b, dropout = self.lora_A[adapter], self.lora_B[adapter], self.lora_dropout[adapter]
-        return (
+    def _plain_adapter(self, name: str) -> _PlainAdapter | None:
+        """The adapter where A and B may be read instead of called: no hooks (sharding is made of them), bias or variant such as
+        DoRA."""
+        a, b, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
+        if (
             type(a) in (nn.Linear, chained_class(nn.Linear))
             and type(b) is nn.Linear
             and b.bias is None
             and type(dropout) in (nn.Identity, nn.Dropout)
-            and adapter not in self.lora_variant
+            and name not in self.lora_variant
             and self.cast_input_dtype_enabled
             and not has_hooks(a, b, dropout)
-        )
+        ):
+            p = dropout.p if dropout.training and type(dropout) is nn.Dropout else 0.0
+            chain = a.chain_tensors() if isinstance(a, ChainedA) else ()
+            return _PlainAdapter(name, Factors(a.weight, b.weight, self.scaling[name], *chain), p)
+        return None
+
+    def _factors(self, adapter: _PlainAdapter, dtype: torch.dtype) -> Factors:
+        """The adapter's parameters; in evaluation without gradients, two factors in `dtype`, made once for every forward."""
+        factors = adapter.factors
+        if self.training or torch.is_grad_enabled():
+            return factors
+        parameters = (factors.a, factors.b, *factors.chain)
+        return self.remembered((adapter.name, factors.scaling, dtype), parameters, lambda: folded(factors, dtype))
+
+
+class _PlainAdapter(NamedTuple):
+    name: str
+    factors: Factors
+    dropout: float
 
 
 class LinChainParamWrapper(LinChainLayer):

@@ -16,13 +16,17 @@ class Remembers:
     PyTorch knows of. What is written through `parameter.data` is seen only after `train()`, or after `forget()`.
     """
 
-    _remembered: dict[Hashable, tuple[tuple, Any]] | None = None
+    _remembered: dict[Hashable, tuple[list, Any]] | None = None
 
     def remembered(self, key: Hashable, parameters: Sequence[Tensor], compute: Callable[[], Any]) -> Any:
         """What `compute` gives, or gave for this key and these parameters as they are."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or not _are_versioned(parameters):  # type: ignore[attr-defined]
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
             return compute()
-        state = tuple((p.data_ptr(), p._version) for p in parameters)
+        state = []
+        for p in parameters:
+            if type(p) is not nn.Parameter or p.is_inference():  # nothing tells of its changes
+                return compute()
+            state.append((p.data_ptr(), p._version))
         values = self._remembered or {}
         if key not in values or values[key][0] != state:
             values[key] = (state, compute())
@@ -43,7 +47,3 @@ def forget_all(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Remembers):
             module.forget()
-
-
-def _are_versioned(parameters: Sequence[Tensor]) -> bool:
-    return all(type(p) is nn.Parameter and not p.is_inference() for p in parameters)
