@@ -27,7 +27,7 @@ def base_output(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return y
     quantized = getattr(layer, "quantization_backend", None) is not None
     if quantized or has_hooks(base) or getattr(base.forward, "__func__", None) not in KNOWN_FORWARDS:
-        return y.clone()
+        return y.clone(memory_format=torch.contiguous_format)  # what is added to must be viewable as rows
     # with a bias it is a view of the product, and changing a view in place costs autograd copies of the whole
     return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
 
@@ -55,7 +55,15 @@ def _is_frozen_like(parameter: Tensor, x: Tensor) -> bool:
 
 
 def has_hooks(*modules: nn.Module) -> bool:
-    """Whether anything is called when one of `modules` is, or when its gradient is there, beside its own forward."""
+    """Whether anything is called when one of `modules` is, or when its gradient is there, beside its class's forward.
+
+    accelerate replaces the forward of the object itself: its parameters are elsewhere until that is called.
+    """
     return bool(_has_any_global_hook()) or any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules
+        m._forward_hooks
+        or m._forward_pre_hooks
+        or m._backward_hooks
+        or m._backward_pre_hooks
+        or "forward" in m.__dict__
+        for m in modules
     )
