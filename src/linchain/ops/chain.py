@@ -50,7 +50,10 @@ def fold(a: Tensor, factors: Sequence[Tensor]) -> Tensor:
     if not factors:
         return a
     with own_dtypes(a):
-        return _Fold.apply(*map(widened, (a, *factors)))
+        a, *factors = map(widened, (a, *factors))
+        if torch.compiler.is_compiling():  # what it should keep for the backward, the compiler finds itself
+            return prefixes(factors)[-1] @ a
+        return _Fold.apply(a, *factors)
 
 
 def prefixes(factors: Sequence[Tensor]) -> list[Tensor]:
