@@ -7,31 +7,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 class Remembers:
     """Mixin for modules: in evaluation without gradients, a value is computed again only when its parameters have changed.
 
-    So a chain is folded once, not for every token that is generated. A parameter's version tells of every change that
-    PyTorch knows of. What is written through `parameter.data` is seen only after `train()`, or after `forget()`.
+    So a chain is folded once, not for every token that is generated. A parameter's version tells of what is written into it,
+    and the optimizers' steps are counted, because fused ones write unseen. Moving, loading and `train()` forget everything.
+    What else is written through `parameter.data`, or into the shards of FSDP, is seen only after one of those.
     """
 
-    _remembered: dict[Hashable, tuple[list, Any]] | None = None
+    _remembered: dict[Hashable, tuple[Sequence[Tensor], list, Any]] | None = None
 
-    def remembered(self, key: Hashable, parameters: Sequence[Tensor], compute: Callable[[], Any]) -> Any:
-        """What `compute` gives, or gave for this key and these parameters as they are."""
+    def remembered(
+        self, key: Hashable, parameters: Sequence[Tensor], compute: Callable[[], Any], number: float = 1.0
+    ) -> Any:
+        """What `compute` gives, or gave last for this key, if that was for `number` and for these parameters as they are."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
             return compute()
-        state = []
+        state: list = [number, _steps]
         for p in parameters:
             if type(p) is not nn.Parameter or p.is_inference():  # nothing tells of its changes
                 return compute()
-            state.append((p.data_ptr(), p._version))
+            state.append((id(p), p.data_ptr(), p._version))
         values = self._remembered or {}
-        if key not in values or values[key][0] != state:
-            values[key] = (state, compute())
+        if key not in values or values[key][1] != state:
+            # the parameters are held: nothing else gets their id or memory
+            values[key] = (parameters, state, compute())
             self._remembered = values
-        return values[key][1]
+        return values[key][2]
 
     def forget(self) -> None:
         """Compute anew when next asked."""
@@ -40,6 +45,29 @@ class Remembers:
     def train(self, mode: bool = True) -> Any:
         self.forget()
         return super().train(mode)  # type: ignore[misc]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self.forget()
+        return super()._apply(*args, **kwargs)  # type: ignore[misc]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.forget()
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[misc]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_remembered"}
+
+
+_steps = 0
+
+
+def _count_step(*_: Any) -> None:
+    global _steps
+    if not torch.compiler.is_compiling():  # a compiled step tells the parameters' versions
+        _steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
 
 
 def forget_all(model: nn.Module) -> None:
