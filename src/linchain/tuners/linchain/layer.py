@@ -29,6 +29,9 @@ from linchain.tuners.linchain.remembered import Remembers
 # change its class only between classes of one layout; Any, because the type checker cannot know which layer it will be.
 _LoraLayer: Any = object
 
+# Classes of an A that may be read. Not asked for in the forward: a compiler calls a cached function anew.
+_PLAIN_A = (nn.Linear, chained_class(nn.Linear))
+
 
 class LinChainLayer(_LoraLayer):
     """Mixin for PEFT's layers whose A is a module: linear layers, quantised ones, convolutions, attention, parameters."""
@@ -116,7 +119,7 @@ class LinChainLinear(Remembers, LinChainLayer):
         DoRA."""
         a, b, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
         if (
-            type(a) in (nn.Linear, chained_class(nn.Linear))
+            type(a) in _PLAIN_A
             and type(b) is nn.Linear
             and b.bias is None
             and type(dropout) in (nn.Identity, nn.Dropout)
@@ -135,7 +138,11 @@ class LinChainLinear(Remembers, LinChainLayer):
         if self.training or torch.is_grad_enabled():
             return factors
         parameters = (factors.a, factors.b, *factors.chain)
-        return self.remembered((adapter.name, factors.scaling, dtype), parameters, lambda: folded(factors, dtype))
+        return self.remembered((adapter.name, dtype), parameters, lambda: folded(factors, dtype), factors.scaling)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        self.forget()
 
 
 class _PlainAdapter(NamedTuple):
