@@ -110,7 +110,9 @@ def test_the_dtype_of_products_is_that_of_the_processor(monkeypatch: pytest.Monk
     for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has}, raising=False)
         precision._is_emulated.cache_clear()
-        assert product_dtype(torch.ones(1).bfloat16()) == expected
+        assert product_dtype(torch.ones(16, 2).bfloat16()) == expected
+        # for a few tokens widening the weight would take longer
+        assert product_dtype(torch.ones(3, 5, 2).bfloat16()) == torch.bfloat16
     precision._is_emulated.cache_clear()
 
 
@@ -143,6 +145,17 @@ def test_autocast_keeps_x_as_it_is() -> None:
     assert not [t for t in saved if t.shape == x.shape and t.data_ptr() != x.data_ptr()]
     gradients = torch.autograd.grad(y.float().sum(), leaves)
     assert [g.dtype for g in gradients] == [torch.float32] * 3
+
+
+@both_ways
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_without_gradients_the_result_is_the_same(layer: Any, dropout: float) -> None:
+    w, x, a, b = problem(20, 16, 4, 12)
+    torch.manual_seed(0)
+    with_gradients = layer(x, w, w[:, 0], a.requires_grad_(), b, dropout)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, w, w[:, 0], a, b, dropout), with_gradients, **EXACT)
 
 
 @both_ways

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from linchain.ops.factors import Factors, folded, masters_gradients, ready
 from linchain.ops.precision import own_dtypes, product_dtype
-from linchain.ops.products import as_rows, input_gradient, linear_onto
+from linchain.ops.products import as_rows, input_gradient, linear_onto, low_rank
 
 
 def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Factors, dropout: float = 0.0) -> Tensor:
@@ -42,6 +42,12 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Fact
     tensor(8.)
     """
     with own_dtypes(x):
+        if not (torch.is_grad_enabled() or dropout) and product_dtype(x) == x.dtype:
+            # a generated token costs little more than its Python: the fewest calls
+            a, b, *_ = ready(factors, x.dtype)
+            y = F.linear(x, weight, bias)
+            as_rows(y).addmm_(F.linear(as_rows(x), a), b.T)
+            return y
         a, b, scaling, chain, stacked = factors
         return _AdaptedLinear.apply(x, weight, bias, dropout, scaling, stacked, a, b, *chain)
 
@@ -104,14 +110,7 @@ class _AdaptedLinear(torch.autograd.Function):
         *chain: Tensor,
     ) -> Tensor:
         tokens, h, b = _low_rank(ctx, x, product_dtype(x), dropout, Factors(a, b, scaling, chain, stacked), weight)
-
-        def write(part: Tensor, chunk: slice) -> None:
-            if bias is None:
-                torch.mm(h, b[chunk].T, out=part)
-            else:
-                torch.addmm(bias[chunk].to(b.dtype), h, b[chunk].T, out=part)
-
-        return linear_onto(x, tokens, weight, write)
+        return linear_onto(x, tokens, weight, low_rank(h, b, bias))
 
     @staticmethod
     @once_differentiable
@@ -120,23 +119,25 @@ class _AdaptedLinear(torch.autograd.Function):
         g = as_rows(g).to(saved[1].dtype)
         d_x, masters = _low_rank_backward(ctx, g, saved, ctx.needs_input_grad[0])
         if d_x is not None:
-            d_x = input_gradient(g, weight, onto=d_x)
-            d_x = d_x.view(ctx.shape).to(ctx.dtype)
+            d_x = input_gradient(g, weight, onto=d_x).view(ctx.shape).to(ctx.dtype)
         return d_x, None, None, None, None, None, *masters
 
 
 def _low_rank(
-    ctx: Any, x: Tensor, dtype: torch.dtype, dropout: float, factors: Factors, *others: Tensor
+    ctx: Any, x: Tensor, dtype: torch.dtype, dropout: float, factors: Factors, *first: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x (tokens, in), h = dropout(x) A'ᵀ (tokens, r) and B, all in `dtype`; what the backward needs is saved."""
-    a, b, kept_products, ctx.in_one_launch = ready(factors, dtype)
+    """x (tokens, in), h = dropout(x) A'ᵀ (tokens, r) and B, all in `dtype`.
+
+    What `_low_rank_backward` needs is saved, after what the caller wants saved `first`.
+    """
+    a, b, kept, ctx.in_one_launch = ready(factors, dtype)
     tokens = as_rows(x).to(dtype)
-    kept, mask = torch.native_dropout(tokens, dropout, True) if dropout else (tokens, None)
-    h = kept @ a.T
+    dropped, mask = torch.native_dropout(tokens, dropout, True) if dropout else (tokens, None)
+    h = dropped @ a.T
     ctx.shape, ctx.dtype = x.shape, x.dtype
     ctx.dropout_scale = 1 / (1 - dropout) if dropout < 1 else 0.0
     ctx.scaling, ctx.stacked, ctx.length = factors.scaling, factors.stacked, len(factors.chain)
-    ctx.save_for_backward(*others, x, h, mask, a, b, factors.a, factors.b, *factors.chain, *kept_products)
+    ctx.save_for_backward(*first, x, h, mask, a, b, factors.a, factors.b, *factors.chain, *kept)
     return tokens, h, b
 
 

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from linchain.ops.block_affine import mix, mix_backward, sum_tiles
 from linchain.ops.precision import own_dtypes, product_dtype
-from linchain.ops.products import as_rows, input_gradient, linear_onto
+from linchain.ops.products import as_rows, input_gradient, linear_onto, low_rank
 
 # Bytes of a temporary that holds rows of the weight, dense or adapted, or of the gradient at them (col).
 CHUNK_BYTES = 128 * 2**20
@@ -84,11 +84,11 @@ class _RowLinear(torch.autograd.Function):
         dtype, r = product_dtype(x), blocks.shape[-1]
         mixed, total = mix(as_rows(x).to(dtype), blocks.to(dtype))
 
-        def write(part: Tensor, chunk: slice) -> None:
+        def write(part: Tensor, chunk: slice | None) -> None:
             tiles = part.unflatten(-1, (-1, r))
             tiles.copy_(total.unsqueeze(-2).expand_as(tiles))
             if bias is not None:
-                part += bias[chunk]
+                part += bias if chunk is None else bias[chunk]
 
         return linear_onto(x, mixed, weight, write, multiple=r)
 
@@ -114,13 +114,7 @@ class _PlainLinear(torch.autograd.Function):
         ctx.save_for_backward(s, d, weight)
         ctx.shape, ctx.dtype = x.shape, x.dtype
 
-        def write(part: Tensor, chunk: slice) -> None:
-            if bias is None:
-                torch.mm(s, narrow[:, chunk], out=part)
-            else:
-                torch.addmm(bias[chunk].to(dtype), s, narrow[:, chunk], out=part)
-
-        return linear_onto(x, tokens, weight, write)
+        return linear_onto(x, tokens, weight, low_rank(s, narrow.T, bias))
 
     @staticmethod
     @once_differentiable

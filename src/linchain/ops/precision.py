@@ -22,12 +22,16 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
-def product_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype to multiply tensors like `tensor` in: its own, or float32 where its device only emulates that.
+# A CPU without 16-bit instructions multiplies float32 several times as fast, the conversion of the weight included, once there
+# are as many tokens as this.
+WIDENED_TOKENS = 16
 
-    A CPU without 16-bit instructions multiplies float32 several times as fast, the conversions included.
-    """
-    return torch.float32 if tensor.device.type == "cpu" and _is_emulated(tensor.dtype) else tensor.dtype
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype to do a layer's products of x (*, in) in: its own, or float32 where its device only emulates that."""
+    if x.device.type != "cpu" or not _is_emulated(x.dtype) or x.numel() < WIDENED_TOKENS * x.shape[-1]:
+        return x.dtype
+    return torch.float32
 
 
 @cache

@@ -16,8 +16,21 @@ from torch import Tensor
 # Bytes of a temporary that holds rows of the weight in a wider dtype: few enough to stay in a core's cache.
 WIDENED_BYTES = 2 * 2**20
 
-# Writes the update, for some of the outputs, into a part of the output, (tokens, some): every number of it.
-Write = Callable[[Tensor, slice], None]
+# Writes the update, for some of the outputs or, without a slice, for all, into a part of the output, (tokens, some).
+Write = Callable[[Tensor, slice | None], None]
+
+
+def low_rank(h: Tensor, b: Tensor, bias: Tensor | None) -> Write:
+    """Writes h Bᵀ (+ bias), for h (tokens, r) and B (out, r) of one dtype."""
+
+    def write(part: Tensor, chunk: slice | None) -> None:
+        some = b if chunk is None else b[chunk]
+        if bias is None:
+            torch.mm(h, some.T, out=part)
+        else:
+            torch.addmm((bias if chunk is None else bias[chunk]).to(h.dtype), h, some.T, out=part)
+
+    return write
 
 
 def linear_onto(x: Tensor, tokens: Tensor, weight: Tensor, write: Write, multiple: int = 1) -> Tensor:
@@ -36,7 +49,7 @@ def linear_onto(x: Tensor, tokens: Tensor, weight: Tensor, write: Write, multipl
     y = x.new_empty(*x.shape[:-1], weight.shape[0])
     out = as_rows(y)
     if tokens.dtype == y.dtype:
-        write(out, slice(None))
+        write(out, None)
         out.addmm_(tokens, weight.T)
         return y
     for chunk in _chunks(weight, tokens.dtype, multiple):

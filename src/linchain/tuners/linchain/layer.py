@@ -100,10 +100,12 @@ class LinChainLinear(Remembers, LinChainLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters or self.merged or kwargs:
             return super().forward(x, *args, **kwargs)
-        lora_a = self.lora_A
-        adapters = [self._plain_adapter(name) for name in self.active_adapters if name in lora_a]
-        if None in adapters:
-            return super().forward(x, *args, **kwargs)
+        lora_a, adapters = self.lora_A, []
+        for name in self.active_adapters:
+            if name in lora_a:
+                if (adapter := self._plain_adapter(name)) is None:
+                    return super().forward(x, *args, **kwargs)
+                adapters.append(adapter)
         base = self.base_layer
         if adapters and not args and may_read_weight(base, x):
             first, *adapters = adapters
@@ -115,8 +117,7 @@ class LinChainLinear(Remembers, LinChainLayer):
         return y
 
     def _plain_adapter(self, name: str) -> _PlainAdapter | None:
-        """The adapter where A and B may be read instead of called: no hooks (sharding is made of them), bias or variant such as
-        DoRA."""
+        """The adapter where A and B may be read instead of called: no hooks (sharding is made of them), no bias, no DoRA."""
         a, b, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
         if (
             type(a) in _PLAIN_A
