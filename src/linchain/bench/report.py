@@ -96,7 +96,7 @@ def _products(machine: dict[str, Any], workload: dict[str, Any]) -> list[str]:
     rates = machine["product_gflops"]
     return [
         f"this CPU only emulates bfloat16: products at {rates['bfloat16']:.0f} GFLOP/s, in float32 at {rates['float32']:.0f}",
-        "LinChain's and Bone's layers therefore multiply in float32, the base's too: they may be below the floor",
+        "LinChain's and Bone's layers multiply in float32 there, which may bring them below the floor",
     ]
 
 
