@@ -93,7 +93,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = block_linear.col_linear(x, blocks, weight, bias)
     gradients = torch.autograd.grad(whole.sum(), leaves)
     # two output blocks at a time: the last chunk is short
-    monkeypatch.setattr(block_linear, "CHUNK_BYTES", 2 * 3 * 12 * 8)
+    monkeypatch.setitem(block_linear.CHUNK_BYTES, "cpu", 2 * 3 * 12 * 8)
     read = []
 
     def rows(start: int, stop: int) -> Tensor:

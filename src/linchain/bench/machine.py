@@ -67,7 +67,7 @@ def describe(device: str) -> dict[str, Any]:
         }
     return about | {
         "device": processor(),
-        "bfloat16_emulated": product_dtype(torch.empty(0, dtype=torch.bfloat16)) != torch.bfloat16,
+        "bfloat16_emulated": product_dtype(torch.empty(64, 1, dtype=torch.bfloat16)) != torch.bfloat16,
         "product_gflops": {name: round(_product_rate(getattr(torch, name)), 1) for name in ("float32", "bfloat16")},
     }
 

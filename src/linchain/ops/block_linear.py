@@ -19,8 +19,10 @@ from linchain.ops.block_affine import mix, mix_backward, sum_tiles
 from linchain.ops.precision import own_dtypes, product_dtype
 from linchain.ops.products import as_rows, input_gradient, linear_onto, low_rank
 
-# Bytes of a temporary that holds rows of the weight, dense or adapted, or of the gradient at them (col).
-CHUNK_BYTES = 128 * 2**20
+# Bytes of a temporary that holds rows of the weight, dense or adapted, or of the gradient at them (col), by device: a GPU
+# wants large products, a CPU temporaries that stay in its cache.
+CHUNK_BYTES = {"cpu": 8 * 2**20}
+CHUNK_BYTES_ELSEWHERE = 128 * 2**20
 
 # Reads dense rows [start, stop) of a quantised weight, shape (stop - start, in).
 Rows = Callable[[int, int], Tensor]
@@ -146,10 +148,13 @@ class _ColLinear(torch.autograd.Function):
         y = x.new_empty(*x.shape[:-1], blocks.shape[0] * r)
         for chunk, dense in _chunks(weight, rows, moving, x.shape[-1]):
             outputs = slice(chunk.start * r, chunk.stop * r)
-            part = torch.mm(s, moving[chunk].flatten(0, 1).T)
+            out = as_rows(y)[:, outputs]
+            part = torch.mm(s, moving[chunk].flatten(0, 1).T, out=out if out.dtype == dtype else None)
             if bias is not None:
                 part += bias[outputs]
-            as_rows(y)[:, outputs] = part.addmm_(tokens, _moved(dense, moving[chunk]).T)
+            part.addmm_(tokens, _moved(dense, moving[chunk]).T)
+            if part.dtype != out.dtype:
+                out.copy_(part)
         return y
 
     @staticmethod
@@ -194,9 +199,10 @@ def _col_backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
 def _chunks(
     weight: Tensor | None, rows: Rows | None, blocks: Tensor, in_features: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of output blocks with their dense rows of W, (blocks·r, in), in the blocks' dtype: CHUNK_BYTES at most."""
+    """Slices of output blocks with their dense rows of W, (blocks·r, in), in the blocks' dtype: so many bytes at most."""
     count, r = blocks.shape[0], blocks.shape[-1]
-    step = max(1, CHUNK_BYTES // (r * in_features * blocks.element_size()))
+    size = CHUNK_BYTES.get(blocks.device.type, CHUNK_BYTES_ELSEWHERE)
+    step = max(1, size // (r * in_features * blocks.element_size()))
     for start in range(0, count, step):
         chunk = slice(start, min(start + step, count))
         first, last = chunk.start * r, chunk.stop * r
