@@ -96,22 +96,17 @@ def loaded(model: PeftModel, folder: Path) -> None:
     model.load_adapter(folder, "default")
 
 
-def through_data(model: PeftModel) -> None:
+def through_data(model: PeftModel, then: Callable[[PeftModel], Any]) -> None:
+    """What no version tells of, until something is done to the whole model."""
     for parameter in trained(model):
         parameter.data.mul_(1.5)
-    model.train().eval()
+    then(model)
 
 
 @torch.inference_mode()
 def in_inference_mode(model: PeftModel) -> None:
     for parameter in trained(model):
         parameter.mul_(1.5)
-
-
-def rounded(model: PeftModel) -> None:
-    """The memory of the old values may be given to the new ones."""
-    model.to(torch.bfloat16)
-    model.to(torch.float64)
 
 
 def load_assigning(model: PeftModel) -> None:
@@ -131,9 +126,11 @@ CHANGES: dict[str, Callable[[PeftModel, Path], Any]] = {
     "deleted and added again": lambda model, _: replaced(model),
     "set_scale": lambda model, _: scaled(model, lambda module: module.set_scale("default", 3.0)),
     "scale_layer": lambda model, _: scaled(model, lambda module: module.scale_layer(3.0)),
-    "through data": lambda model, _: through_data(model),
+    "through data, train": lambda model, _: through_data(model, lambda model: model.train().eval()),
+    "through data, move": lambda model, _: through_data(model, lambda model: model.to("cpu")),
+    "through data, load": lambda model, _: through_data(model, lambda model: model.load_state_dict({}, strict=False)),
     "in inference mode": lambda model, _: in_inference_mode(model),
-    "rounded": lambda model, _: rounded(model),
+    "rounded": lambda model, _: model.to(torch.bfloat16).to(torch.float64),
 }
 
 
