@@ -17,6 +17,19 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ["training.max_steps=2", "data.limit=32", "evaluation.limit=8"]
 
+TINY_BENCH = [
+    "--hidden",
+    "64",
+    "--bone-r",
+    "32",
+    "--sequence-length",
+    "16",
+    "--rounds",
+    "1",
+    "--only",
+    "linchain,peft-lora",
+]
+
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
@@ -31,9 +44,10 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
     found = commands()
-    assert {command[0] for command in found} == {"train", "evaluate", "export", "inspect", "methods"}
+    assert {command[0] for command in found} == {"train", "evaluate", "export", "inspect", "methods", "bench"}
+    shorter = {"train": SHORT, "evaluate": ["--limit", "8"], "bench": TINY_BENCH}
     for command in found:
-        extra = SHORT if command[0] == "train" else ["--limit", "8"] if command[0] == "evaluate" else []
+        extra = shorter.get(command[0], [])
         extra = [*extra, "output=dry"] if "--dry-run" in command else extra
         result = CliRunner().invoke(app, [*command, *extra])
         assert result.exit_code == 0, (command, result.output, result.exception)
