@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
+from accelerate import cpu_offload
 from hypothesis import given, settings
 from peft import MissConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
@@ -348,3 +349,11 @@ def test_delta_weight_is_the_change_that_merging_makes(form: str) -> None:
     before, delta = layer.weight.detach().clone(), layer.get_delta_weight("default")
     model.merge_adapter()
     torch.testing.assert_close(layer.weight, before + delta, **EXACT)
+
+
+@every_form
+def test_offloaded_blocks_are_refused(form: str) -> None:
+    """accelerate brings back what a module's own forward reads; nothing calls the dictionary that holds the blocks."""
+    model = cpu_offload(bone(form), torch.device("cpu"))
+    with pytest.raises(LinchainError, match="blocks of adapter 'default' are offloaded"):
+        model(x())

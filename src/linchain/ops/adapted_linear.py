@@ -83,7 +83,7 @@ class _AddUpdate(torch.autograd.Function):
     ) -> Tensor:
         ctx.mark_dirty(y)
         _, h, b = _low_rank(ctx, x, y.dtype, dropout, Factors(a, b, scaling, chain, stacked))
-        as_rows(y).addmm_(h, b.T)
+        y.view(-1, y.shape[-1]).addmm_(h, b.T)  # a view: what is added to a copy would be lost
         return y
 
     @staticmethod

@@ -28,10 +28,13 @@ WIDENED_TOKENS = 16
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype to do a layer's products of x (*, in) in: its own, or float32 where its device only emulates that."""
-    if x.device.type != "cpu" or not _is_emulated(x.dtype) or x.numel() < WIDENED_TOKENS * x.shape[-1]:
+    """The dtype to do a layer's products of x (*, in) in: its own, or float32 where its device only emulates that.
+
+    A compiler gets its own.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not _is_emulated(x.dtype):
         return x.dtype
-    return torch.float32
+    return x.dtype if x.numel() < WIDENED_TOKENS * x.shape[-1] else torch.float32
 
 
 @cache

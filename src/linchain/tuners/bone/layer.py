@@ -96,6 +96,11 @@ class BoneLinear(nn.Module, BaseTunerLayer):
             return base_output(self, x, *args, **kwargs)
         *before, last = adapters
         form, blocks = self.bone_form[last], self.bone_block[last]
+        if blocks.is_meta and not x.is_meta:
+            raise LinchainError(
+                f"{self.module_name}: the blocks of adapter {last!r} are offloaded, and nothing brings them back. Offload the "
+                "base model before the adapter is put on it"
+            )
         if form == "col":
             return self._col(x, blocks, before)
         base: Any = self.base_layer
