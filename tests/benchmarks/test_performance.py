@@ -87,3 +87,19 @@ def test_the_gpu_script_runs_through_on_a_cpu(dry_run: Any) -> None:
 def test_what_does_not_fit_into_the_gpu_is_named() -> None:
     result = {"left_out": {"peft-bat": "out of memory"}, "contestants": {}}
     assert script("gpu")._found(result, "bone-col", "peft-bat", 0.3) == ("peft-bat: out of memory", "", "")
+
+
+def test_generation_is_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["generation", "--hidden", "64", "--layers", "1", "--rounds", "1", "--tokens", "2"]
+    )
+    script("generation").main()
+    rows = capsys.readouterr().out.strip().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| base model",
+        "| base model, once more",
+        "| linchain",
+        "| linchain-n0",
+        "| peft-lora",
+        "| linchain, merged",
+    ]
