@@ -50,12 +50,16 @@ SIZES = {
     "bfloat16-products": Size(
         Workload(sequence_length=1024), ("linchain", "peft-lora", "naive-linchain"), rounds=5, widened=False
     ),
-    # as in a model of many layers, whose activations outweigh the logits
-    "memory": Size(Workload(sequence_length=1024, layers=4), (*FLAVOURS, "linchain", "peft-lora", *BONES), rounds=1),
     "launch-bound": Size(Workload(hidden=256, sequence_length=128), (*LORAS, *FLAVOURS), rounds=30, steps=5),
     "float32": Size(Workload(sequence_length=1024, dtype="float32"), LORAS, rounds=15),
     "bone-bfloat16": Size(Workload(sequence_length=1024), BONES, rounds=7),
     "bone-float32": Size(Workload(sequence_length=1024, dtype="float32"), BONES, rounds=10),
+    # as in a model of many layers, whose activations outweigh the logits
+    "memory": Size(
+        Workload(sequence_length=1024, layers=4),
+        ("linchain", "peft-lora", "peft-lora-autocast", "bone-col", "peft-bat"),
+        rounds=1,
+    ),
 }
 
 
