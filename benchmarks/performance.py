@@ -159,7 +159,7 @@ def run(size: Size, console: Console, dry: bool) -> dict[str, Any]:
     plan = Plan(size.only, size.rounds, size.steps, threads=1)
     if size.widened:
         return measure(size.workload, plan, console)
-    with mock.patch.object(precision, "WIDENED_TOKENS", sys.maxsize):
+    with mock.patch.object(precision, "MANY_TOKENS", sys.maxsize):
         result = measure(size.workload, plan, console)
     for figures in result["contestants"].values():
         figures["peak_bytes"] = None  # measured in fresh processes, which know nothing of this

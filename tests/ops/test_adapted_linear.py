@@ -81,8 +81,11 @@ def test_dropout_is_one_mask_for_forward_and_backward(layer: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-@pytest.mark.parametrize("emulated", [False, True])
-@both_ways
+@pytest.mark.parametrize(
+    ("layer", "emulated"),
+    [(read, False), (read, True), (added, False)],  # where the layer is called, the products' dtype is its own
+    ids=["weight-read", "weight-read-emulated", "layer-called"],
+)
 def test_float32_masters_over_a_low_precision_base(
     monkeypatch: pytest.MonkeyPatch, layer: Any, emulated: bool, dtype: torch.dtype
 ) -> None:
@@ -149,8 +152,9 @@ def test_autocast_keeps_x_as_it_is() -> None:
 
 @both_ways
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_without_gradients_the_result_is_the_same(layer: Any, dropout: float) -> None:
-    w, x, a, b = problem(20, 16, 4, 12)
+@pytest.mark.parametrize("tokens", [3, 20])
+def test_without_gradients_the_result_is_the_same(layer: Any, tokens: int, dropout: float) -> None:
+    w, x, a, b = problem(tokens, 16, 4, 12)
     torch.manual_seed(0)
     with_gradients = layer(x, w, w[:, 0], a.requires_grad_(), b, dropout)
     torch.manual_seed(0)
@@ -188,6 +192,16 @@ def test_only_what_is_needed_is_computed(layer: Any) -> None:
     assert x.grad is None
     assert a.grad is None
     assert b.grad is not None
+
+
+def test_a_frozen_adapter_keeps_no_input() -> None:
+    """As one under another that trains; x still gets its gradient."""
+    w, x, a, b = problem(20, 16, 4, 12)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = read(x.requires_grad_(), w, None, a, b)
+    assert not [t for t in saved if t.shape == x.shape]
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], (w + b @ a).sum(0).expand_as(x), **EXACT)
 
 
 def test_the_output_may_be_added_to_in_place() -> None:

@@ -21,6 +21,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.checkpoint import checkpoint
 
 from linchain import BoneConfig, LinChainConfig
+from linchain.ops import precision as ops_precision
 from linchain.ops import reference
 from tests.tuners.common import EXACT
 
@@ -289,8 +290,10 @@ PRECISIONS = {
 
 @every_method
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_precisions(method: str, precision: str) -> None:
-    """Within bfloat16's rounding of the formula in float64, and to the bit the same when checkpointed."""
+@pytest.mark.parametrize("emulated", [False, True])
+def test_precisions(monkeypatch: pytest.MonkeyPatch, method: str, precision: str, emulated: bool) -> None:
+    """Within bfloat16's rounding of the formula in float64, and to the bit the same when checkpointed, on every processor."""
+    monkeypatch.setattr(ops_precision, "_is_emulated", lambda dtype: emulated and dtype == torch.bfloat16)
     dtype, wide_adapters, autocast = PRECISIONS[precision]
     model = adapted(method, Net().to(dtype), autocast_adapter_dtype=wide_adapters)
     x = sample(dtype)

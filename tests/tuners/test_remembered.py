@@ -260,7 +260,7 @@ def test_generation_folds_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
     def counting(function: Any) -> Any:
         return lambda *args: folds.append(1) or function(*args)
 
-    monkeypatch.setattr(layer, "folded", counting(layer.folded))
+    monkeypatch.setattr(layer, "ready", counting(layer.ready))
     monkeypatch.setattr(chain.ChainedA, "folded_weight", counting(chain.ChainedA.folded_weight))
     ids = architecture.batch()["input_ids"]
     options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}

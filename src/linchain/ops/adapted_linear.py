@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from linchain.ops.factors import Factors, folded, masters_gradients, ready
-from linchain.ops.precision import own_dtypes, product_dtype
+from linchain.ops.precision import has_many_tokens, own_dtypes, product_dtype
 from linchain.ops.products import as_rows, input_gradient, linear_onto, low_rank
 
 
@@ -36,13 +36,14 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Fact
 
     Returns:
         (*, out), in x's dtype. Saved for the backward: x and what the layer has anyway (its weight and the factors);
-        x A'ᵀ (*, r) and the factors as the products read them; and a byte an element of x where there is dropout.
+        x A'ᵀ (*, r), the factors as the products read them, and the chain's n prefixes (r, r); and a byte an element of x
+        where there is dropout.
 
     >>> adapted_linear(torch.ones(2, 4), torch.ones(8, 4), None, Factors(torch.ones(1, 4), torch.ones(8, 1)))[0, 0]
     tensor(8.)
     """
     with own_dtypes(x):
-        if not (torch.is_grad_enabled() or dropout) and product_dtype(x) == x.dtype:
+        if not (torch.is_grad_enabled() or dropout or has_many_tokens(x)):
             # a generated token costs little more than its Python: the fewest calls
             a, b, *_ = ready(factors, x.dtype)
             y = F.linear(x, weight, bias)
@@ -116,7 +117,7 @@ class _AdaptedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         weight, *saved = ctx.saved_tensors
-        g = as_rows(g).to(saved[1].dtype)
+        g = as_rows(g).to(saved[3].dtype)
         d_x, masters = _low_rank_backward(ctx, g, saved, ctx.needs_input_grad[0])
         if d_x is not None:
             d_x = input_gradient(g, weight, onto=d_x).view(ctx.shape).to(ctx.dtype)
@@ -131,13 +132,15 @@ def _low_rank(
     What `_low_rank_backward` needs is saved, after what the caller wants saved `first`.
     """
     a, b, kept, ctx.in_one_launch = ready(factors, dtype)
+    trained = any(ctx.needs_input_grad[-2 - len(factors.chain) :])
     tokens = as_rows(x).to(dtype)
     dropped, mask = torch.native_dropout(tokens, dropout, True) if dropout else (tokens, None)
     h = dropped @ a.T
     ctx.shape, ctx.dtype = x.shape, x.dtype
     ctx.dropout_scale = 1 / (1 - dropout) if dropout < 1 else 0.0
     ctx.scaling, ctx.stacked, ctx.length = factors.scaling, factors.stacked, len(factors.chain)
-    ctx.save_for_backward(*first, x, h, mask, a, b, factors.a, factors.b, *factors.chain, *kept)
+    of_training = (x, h) if trained else (None, None)  # a frozen adapter passes on x's gradient alone
+    ctx.save_for_backward(*first, *of_training, mask, a, b, factors.a, factors.b, *factors.chain, *kept)
     return tokens, h, b
 
 

@@ -101,7 +101,7 @@ def masters_gradients(
         square, prefixes_kept = (chain[0], kept[0]) if chain else (None, None)
         at_a, at_chain, at_b = triton_chain.backward(a, square, prefixes_kept, scaling, d_a, d_b, b.dtype)
         return [at_a, at_b] if at_chain is None else [at_a, at_b, at_chain]
-    # row-major, as autograd would have to make it otherwise
+    # made row-major while it is widened, which autograd would do in an operation of its own
     grad_b = None if d_b is None else d_b.to(b.dtype, memory_format=torch.contiguous_format)
     if d_a is None:
         return [None, grad_b, *(None for _ in chain)]

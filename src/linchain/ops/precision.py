@@ -22,9 +22,9 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
-# A CPU without 16-bit instructions multiplies float32 several times as fast, the conversion of the weight included, once there
-# are as many tokens as this.
-WIDENED_TOKENS = 16
+# From so many tokens on a layer's time goes by its products: a CPU without 16-bit instructions then multiplies float32 several
+# times as fast, the conversion of the weight included. Below, it goes by the weight's bytes and the number of calls.
+MANY_TOKENS = 16
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -34,7 +34,12 @@ def product_dtype(x: Tensor) -> torch.dtype:
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling() or not _is_emulated(x.dtype):
         return x.dtype
-    return x.dtype if x.numel() < WIDENED_TOKENS * x.shape[-1] else torch.float32
+    return torch.float32 if has_many_tokens(x) else x.dtype
+
+
+def has_many_tokens(x: Tensor) -> bool:
+    """Whether x (*, in) holds MANY_TOKENS or more, or is empty."""
+    return x.numel() >= MANY_TOKENS * x.shape[-1]
 
 
 @cache

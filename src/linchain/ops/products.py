@@ -34,7 +34,7 @@ def low_rank(h: Tensor, b: Tensor, bias: Tensor | None) -> Write:
 
 
 def linear_onto(x: Tensor, tokens: Tensor, weight: Tensor, write: Write, multiple: int = 1) -> Tensor:
-    """An update + x Wᵀ, rounded to x's dtype once.
+    """An update + x Wᵀ, rounded to x's dtype; where the products are done in that dtype, the update is before as well.
 
     Args:
         x: (*, in), for its shape and dtype.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from linchain.ops.adapted_linear import adapted_linear, add_update
 from linchain.ops.chain import LOW_PRECISION
-from linchain.ops.factors import Factors, folded
+from linchain.ops.factors import Factors, ready
 from linchain.ops.precision import product_dtype
 from linchain.tuners.base_output import base_output, has_hooks, may_read_weight
 from linchain.tuners.linchain.chain import Chain, ChainedA, _rebuild, chained_class
@@ -106,8 +106,10 @@ class LinChainLinear(Remembers, LinChainLayer):
                 if (adapter := self._plain_adapter(name)) is None:
                     return super().forward(x, *args, **kwargs)
                 adapters.append(adapter)
+        if not adapters:
+            return super().forward(x, *args)
         base = self.base_layer
-        if adapters and not args and may_read_weight(base, x):
+        if not args and may_read_weight(base, x):
             first, *adapters = adapters
             y = adapted_linear(x, base.weight, base.bias, self._factors(first, product_dtype(x)), first.dropout)
         else:
@@ -136,10 +138,12 @@ class LinChainLinear(Remembers, LinChainLayer):
     def _factors(self, adapter: _PlainAdapter, dtype: torch.dtype) -> Factors:
         """The adapter's parameters; in evaluation without gradients, two factors in `dtype`, made once for every forward."""
         factors = adapter.factors
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return factors
         parameters = (factors.a, factors.b, *factors.chain)
-        return self.remembered((adapter.name, dtype), parameters, lambda: folded(factors, dtype), factors.scaling)
+        return self.remembered(
+            (adapter.name, dtype), parameters, lambda: Factors(*ready(factors, dtype)[:2]), factors.scaling
+        )
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)

@@ -26,6 +26,8 @@ class Remembers:
         """What `compute` gives, or gave last for this key, if that was for `number` and for these parameters as they are."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
             return compute()
+        if parameters[0].is_cuda and torch.cuda.is_current_stream_capturing():  # a graph would hold on to the memory
+            return compute()
         state: list = [number, _steps]
         for p in parameters:
             if type(p) is not nn.Parameter or p.is_inference():  # nothing tells of its changes
