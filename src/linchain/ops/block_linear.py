@@ -20,7 +20,7 @@ from linchain.ops.precision import own_dtypes, product_dtype
 from linchain.ops.products import as_rows, input_gradient, linear_onto, low_rank
 
 # Bytes of a temporary that holds rows of the weight, dense or adapted, or of the gradient at them (col), by device: a GPU
-# wants large products, a CPU temporaries that stay in its cache.
+# wants large products, on a CPU small ones take no longer.
 CHUNK_BYTES = {"cpu": 8 * 2**20}
 CHUNK_BYTES_ELSEWHERE = 128 * 2**20
 
