@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from linchain.bench.counts import Counts, Operations, SavedBytes, count
 from linchain.bench.workload import Workload
@@ -45,6 +46,20 @@ def test_a_storage_counts_once_and_whole() -> None:
         loss = (kept[:5] * kept[5:]).sum()
     assert saved.total == 40
     loss.backward()
+
+
+def test_what_is_saved_is_freed_on_the_way_back() -> None:
+    gone: list[bool] = []
+
+    def forward() -> Tensor:
+        first = torch.randn(7, requires_grad=True).exp()
+        second = first.exp()  # is saved for its own backward
+        storage = StorageWeakRef(second.untyped_storage())
+        first.register_hook(lambda gradient: gone.append(storage.expired()))
+        return second.sum()
+
+    assert count(forward, nn.Identity()).saved_bytes == 2 * 7 * 4
+    assert gone == [True]
 
 
 def test_the_same_step_gives_the_same_counts() -> None:

@@ -15,8 +15,13 @@ from linchain.bench.report import _gpu
 
 
 class Event:
-    def __init__(self, device: DeviceType, milliseconds: int, annotation: bool = False) -> None:
-        self._about = device, milliseconds, annotation
+    def __init__(
+        self, device: DeviceType, milliseconds: int, annotation: bool = False, name: str = "sm90_gemm"
+    ) -> None:
+        self._about = device, milliseconds, annotation, name
+
+    def name(self) -> str:
+        return self._about[3]
 
     def device_type(self) -> DeviceType:
         return self._about[0]
@@ -28,15 +33,8 @@ class Event:
         return self._about[2]
 
 
-@pytest.mark.parametrize(("step", "busy", "launch_bound"), [(0.010, 0.8, True), (0.008, 1.0, False)])
-def test_busy_is_what_kernels_take_of_a_step(
-    step: float, busy: float, launch_bound: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two kernels of 3 and 5 ms in each of three steps, under an annotation that spans them, beside the CPU's events."""
-    kernels = [Event(DeviceType.CUDA, 3), Event(DeviceType.CUDA, 5)]
-    others = [Event(DeviceType.CUDA, 9, annotation=True), Event(DeviceType.CPU, 7)]
-    events = [*kernels, *others] * gpu.PROFILED_STEPS
-    taken: list[int] = []
+def see(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The profiler finds these events."""
 
     @contextmanager
     def profile(activities: Any) -> Any:
@@ -44,10 +42,28 @@ def test_busy_is_what_kernels_take_of_a_step(
 
     monkeypatch.setattr(gpu, "profile", profile)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+
+@pytest.mark.parametrize(("step", "busy", "launch_bound"), [(0.010, 0.8, True), (0.008, 1.0, False)])
+def test_busy_is_what_kernels_take_of_a_step(
+    step: float, busy: float, launch_bound: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kernels of 3 and 4 ms and a copy of 1 ms a step, under an annotation that spans them, beside the CPU's events."""
+    on_gpu = [Event(DeviceType.CUDA, 3), Event(DeviceType.CUDA, 4), Event(DeviceType.CUDA, 1, name="Memcpy DtoD")]
+    others = [Event(DeviceType.CUDA, 9, annotation=True), Event(DeviceType.CPU, 7)]
+    taken: list[int] = []
     trainee: Any = SimpleNamespace(step=lambda: taken.append(1))
+    see([*on_gpu, *others] * gpu.PROFILED_STEPS, monkeypatch)
     found = gpu.profiled(trainee, step)
     assert found == {"kernels": 2, "busy_share": pytest.approx(busy), "launch_bound": launch_bound}
     assert len(taken) == gpu.PROFILED_STEPS
+
+
+def test_a_profiler_that_sees_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    see([Event(DeviceType.CPU, 7)], monkeypatch)
+    trainee: Any = SimpleNamespace(step=lambda: None)
+    with pytest.raises(RuntimeError, match="sees nothing of the GPU"):
+        gpu.profiled(trainee, 0.01)
 
 
 def test_a_clock_that_nothing_tells_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

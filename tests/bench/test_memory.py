@@ -37,7 +37,7 @@ def test_the_resident_sets_peak_is_what_is_allocated() -> None:
     names = ["floor", "peft-bat"]
     peaks = peaks_in_fresh_processes(names, WORKLOAD, torch.get_num_threads(), advanced.append)
     expected = {trainee.name: allocated_peak(trainee) for trainee in trainees(WORKLOAD, *names)}
-    assert peaks == pytest.approx(expected, rel=0.03)
+    assert peaks == pytest.approx(expected, rel=0.1)  # 1 % on a quiet machine
     assert peaks["peft-bat"] > 1.5 * peaks["floor"]  # type: ignore[operator]
     assert sum(advanced) == 2
     assert dict(os.environ) == before

@@ -5,21 +5,26 @@ from __future__ import annotations
 import io
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
+from transformers import Qwen2Config
 
 from linchain.bench import run
-from linchain.bench.contestants import choose
+from linchain.bench.contestants import FLOOR, FLOOR_AGAIN, choose
 from linchain.bench.machine import cores, pinned
 from linchain.bench.report import report
 from linchain.bench.run import Plan, check, measure
-from linchain.bench.workload import Workload
+from linchain.bench.step import Trainee
+from linchain.bench.workload import Workload, build_base, draw_batch
 from linchain.errors import LinchainError
 from tests.bench.common import TINY
 
+WORKLOAD = Workload(**TINY)
 WRONG = [
     ({"dtype": "bf16"}, {}, "unknown dtype 'bf16'; did you mean 'bfloat16'?"),
     ({"device": "gpu"}, {}, "unknown device 'gpu'"),
@@ -62,6 +67,110 @@ def test_named_models_that_cannot_be_measured(workload: dict[str, Any], message:
 def test_a_named_shape_takes_fewer_layers() -> None:
     config = Workload(model="llama-3-8b", layers=2).model_config()
     assert (config.num_hidden_layers, config.hidden_size, config.num_key_value_heads) == (2, 4096, 8)
+
+
+def test_no_more_layers_than_the_model_has_kinds_of(tmp_path: Path) -> None:
+    Qwen2Config(architectures=["Qwen2ForCausalLM"], num_hidden_layers=3).save_pretrained(tmp_path)
+    assert Workload(model=str(tmp_path), layers=2).model_config().layer_types == ["full_attention"] * 2
+    with pytest.raises(LinchainError, match=r"--layers 4 is more than .* has: 3"):
+        Workload(model=str(tmp_path), layers=4).model_config()
+
+
+class Limited(Trainee):
+    """Runs out of memory from its forward of that number on."""
+
+    last: int = 10**6
+
+    def forward(self) -> Tensor:
+        self.last -= 1
+        if self.last < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward()
+
+
+def limited(**forwards: int) -> list[Trainee]:
+    """The floors, linchain and peft-lora, each with so many forwards."""
+    base = build_base(WORKLOAD)
+    batch = draw_batch(WORKLOAD, base.config)
+    made: list[Trainee] = []
+    for contestant in choose(["linchain", "peft-lora"], WORKLOAD):
+        trainee = Limited(contestant, base, WORKLOAD, batch)
+        trainee.last = forwards.get(trainee.name.replace("-", "_"), trainee.last)
+        made.append(trainee)
+    return made
+
+
+def in_rounds(trainees: list[Trainee]) -> dict[str, Any]:
+    return run.in_one_process(trainees, WORKLOAD, Plan(rounds=2), Console(file=io.StringIO()))
+
+
+WARM_UP = run.PACES["cpu"].warm_ups + 1
+
+
+@pytest.mark.parametrize("forwards", [0, 1, WARM_UP - 1, WARM_UP, WARM_UP + 1])
+def test_who_runs_out_of_memory_is_left_out(forwards: int) -> None:
+    """In the first step, the second, while operations are counted, in the first round and the second."""
+    trainees = limited(linchain=forwards)
+    result = in_rounds(trainees)
+    assert list(result["contestants"]) == [FLOOR, FLOOR_AGAIN, "peft-lora"]
+    assert list(result["contestants"]["peft-lora"]["ratios"]) == [FLOOR, FLOOR_AGAIN, "peft-lora"]
+    assert result["left_out"] == {"linchain": "out of memory"}
+    assert "model" not in vars(trainees[2])
+
+
+@pytest.mark.parametrize("forwards", [0, WARM_UP])
+@pytest.mark.parametrize("floor", ["floor", "floor_again"])
+def test_without_a_floor_there_is_nothing(floor: str, forwards: int) -> None:
+    with pytest.raises(LinchainError, match=r"^floor.*: out of memory\. Use a smaller --batch-size"):
+        in_rounds(limited(**{floor: forwards}))
+
+
+def test_nobody_has_memory() -> None:
+    with pytest.raises(LinchainError, match=r"^floor: out of memory"):
+        in_rounds(limited(floor=0, floor_again=0, linchain=0, peft_lora=0))
+
+
+def test_the_base_itself_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(workload: Workload) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run, "build_base", full)
+    with pytest.raises(LinchainError, match=r"^the base model: out of memory"):
+        run.build(choose(None, WORKLOAD), WORKLOAD)
+
+
+def test_a_figure_that_cannot_be_had_is_left_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind(trainee: Trainee, seconds: float) -> dict[str, Any]:
+        raise RuntimeError("no profiler here\nand more")
+
+    def full(trainee: Trainee) -> dict[str, int]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    left_out: dict[str, str] = {}
+    (trainee, *_) = limited()
+    monkeypatch.setattr(run, "step_peak", full)
+    monkeypatch.setattr(run.gpu, "profiled", lambda *_: {"kernels": 3})
+    assert run._gpu_figures(trainee, 0.1, left_out) == {"kernels": 3}
+    monkeypatch.setattr(run, "step_peak", lambda trainee: {"peak_bytes": 5})
+    monkeypatch.setattr(run.gpu, "profiled", blind)
+    assert run._gpu_figures(trainee, 0.1, left_out) == {"peak_bytes": 5}
+    assert left_out == {"floor, memory": "out of memory", "floor, kernels": "no profiler here"}
+
+
+def test_what_tries_out_kernels_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = in_rounds(limited())["contestants"]["linchain"]["counts"]
+    trainees = limited()
+    forward = trainees[2].forward
+    probed: list[Tensor] = []
+
+    def with_a_probe() -> Tensor:
+        if not probed:
+            probed.append(torch.ones(3).exp())
+        return forward()
+
+    monkeypatch.setattr(trainees[2], "forward", with_a_probe)
+    assert in_rounds(trainees)["contestants"]["linchain"]["counts"] == plain
+    assert probed
 
 
 @pytest.fixture(scope="module")

@@ -40,11 +40,13 @@ def test_prints_a_table_and_writes_json(tmp_path: Path, monkeypatch: pytest.Monk
     assert result["command"].startswith("linchain ")
 
 
-def test_mistakes_come_before_the_work(tmp_path: Path) -> None:
+def test_mistakes_come_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "build", lambda *_: pytest.fail("work began"))
     (tmp_path / "file").write_text("")
     for arguments, message in (
         (["--only", "linchian"], "did you mean 'linchain'"),
         (["--json", str(tmp_path / "file" / "bench.json")], "is a file"),
+        (["--json", str(tmp_path)], "is a folder: give the name of a file"),
     ):
         with pytest.raises(LinchainError, match=message):
             CliRunner().invoke(app, ["bench", *TINY, *arguments], catch_exceptions=False)

@@ -151,7 +151,7 @@ CONTESTANTS = (
         "peft-bat", 'PEFT\'s MiSS with init_weights="bat", which is bone-col', partial(_adapted, partial(_miss, "bat"))
     ),
     Contestant("peft-miss", "PEFT's MiSS, its default, which is bone-plain", partial(_adapted, partial(_miss, True))),
-    Contestant(FULL, "all weights, in the base's dtype: the fastest full fine-tuning", _full),
+    Contestant(FULL, "all weights but the input embedding, in the base's dtype: the fastest full fine-tuning", _full),
 )
 
 

@@ -45,14 +45,12 @@ def count(forward: Callable[[], Tensor], model: torch.nn.Module) -> Counts:
 
     The optimizer is left out: fused AdamW takes one operation for all parameters together.
     """
-    saved = SavedBytes(model)
     with torch.autograd.set_multithreading_enabled(False), Operations() as operations:
-        with saved:
+        with SavedBytes(model) as saved:
             loss = forward()
-        size = saved.total
         loss.backward()
     model.zero_grad()
-    return Counts(operations.counted.total(), size)
+    return Counts(operations.counted.total(), saved.total)
 
 
 class Operations(TorchDispatchMode):
@@ -101,17 +99,17 @@ def _launches(schema: torch._C.FunctionSchema) -> bool:
 class SavedBytes:
     """Counts the bytes of the distinct storages that forwards within it save for the backward.
 
-    The storages of `model`'s parameters are left out: they are there anyhow. `total` is valid until the backward has run.
+    The storages of `model`'s parameters are left out: they are there anyhow.
+
+    Attributes:
+        total: the bytes, known afterwards.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         self._saved: dict[int, Tensor] = {}
+        self.total = 0
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    @property
-    def total(self) -> int:
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._saved.values())
 
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()._cdata
@@ -119,9 +117,11 @@ class SavedBytes:
             self._saved[storage] = tensor  # held, so that no other storage gets its identity
         return tensor
 
-    def __enter__(self) -> SavedBytes:
+    def __enter__(self) -> Self:
         self._hooks.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._hooks.__exit__(*error)
+        self.total = sum(tensor.untyped_storage().nbytes() for tensor in self._saved.values())
+        self._saved.clear()  # the backward needs the memory that it frees on its way

@@ -3,7 +3,7 @@
 On a GPU the allocator tells. On a CPU it is the process's resident set, which tells the truth only in a process of its
 own: memory that another contestant left in the C library's heap would be used again unseen. There the C library is told
 to map every block of more than 64 KiB afresh and to give it back at once; what is then resident agrees with the sum of
-torch's own allocations to 1 % (tests/bench/test_memory.py).
+torch's own allocations to a few percent (tests/bench/test_memory.py).
 """
 
 from __future__ import annotations

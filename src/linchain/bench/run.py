@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from linchain.bench import gpu, machine
-from linchain.bench.contestants import FLOOR, Contestant, adapted_modules, choose
+from linchain.bench.contestants import FLOOR, FLOOR_AGAIN, Contestant, adapted_modules, choose
 from linchain.bench.counts import Counts, count
 from linchain.bench.memory import peaks_in_fresh_processes, step_peak
-from linchain.bench.step import Trainee
-from linchain.bench.timing import of_rounds, quartiles, ratio, time_rounds
+from linchain.bench.step import Trainee, within_memory
+from linchain.bench.timing import of_rounds, quartiles, ratio, take_steps, time_rounds
 from linchain.bench.workload import Workload, build_base, draw_batch
 from linchain.errors import LinchainError
 from linchain.evaluation.progress import evaluation_progress
-from linchain.training.cost import mark, seconds
+
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Pace:
 
 
 PACES = {
-    "cpu": Pace(warm_ups=1, steps=1, least_rounds=5, most_rounds=20, seconds=60),
+    "cpu": Pace(warm_ups=2, steps=1, least_rounds=5, most_rounds=20, seconds=60),
     "cuda": Pace(warm_ups=5, steps=5, least_rounds=4, most_rounds=4, seconds=0),
 }
 
@@ -82,7 +84,7 @@ def measure(workload: Workload, plan: Plan, console: Console) -> dict[str, Any]:
     """Everything that the table shows and the JSON file holds; bars go to `console`.
 
     Raises:
-        LinchainError: For what cannot be measured; nothing was then measured.
+        LinchainError: For what cannot be measured, and where there is too little memory for the frozen model.
     """
     contestants = check(workload, plan)
     with machine.pinned(plan.threads):
@@ -100,9 +102,16 @@ def measure(workload: Workload, plan: Plan, console: Console) -> dict[str, Any]:
 
 
 def build(contestants: Sequence[Contestant], workload: Workload) -> list[Trainee]:
-    """The contestants around one base model, with one batch."""
-    base = build_base(workload)
-    batch = draw_batch(workload, base.config)
+    """The contestants around one base model, with one batch.
+
+    Raises:
+        LinchainError: Where there is too little memory for the base.
+    """
+    try:
+        base = build_base(workload)
+        batch = draw_batch(workload, base.config)
+    except torch.OutOfMemoryError:
+        raise _too_large("the base model") from None
     return [Trainee(contestant, base, workload, batch) for contestant in contestants]
 
 
@@ -116,10 +125,14 @@ def in_one_process(
         workload: the one that they have a batch of.
         plan, console: as for `measure`.
         pace: the device's own by default.
+
+    Raises:
+        LinchainError: Where there is too little memory for a floor.
     """
     pace = pace or PACES[workload.device]
     cuda = workload.device == "cuda"
-    counts, left_out, seconds_of_all = _warm_up(trainees, pace, cuda, console)
+    counts, seconds_of_all = _warm_up(trainees, pace, cuda, console)
+    _require_floors(counts)
     taking_part = [trainee for trainee in trainees if trainee.name in counts]
     steps = plan.steps or pace.steps
     fitting = int(pace.seconds / (seconds_of_all * steps))
@@ -128,40 +141,60 @@ def in_one_process(
     with evaluation_progress(console, "timing", rounds * len(taking_part), "turns") as advance:
         times = time_rounds(taking_part, rounds, steps, cuda, workload.seed, advance)
     clocks += [gpu.clock()] if cuda else []
+    _require_floors(times)
+    left_out = {trainee.name: OUT_OF_MEMORY for trainee in trainees if trainee.name not in times}
     measured = {}
     for trainee in taking_part:
-        figures = _figures(trainee, counts, times)
-        if cuda:
-            figures |= step_peak(trainee) | gpu.profiled(trainee, figures["seconds_per_step"]["median"])
-        measured[trainee.name] = figures
+        if trainee.name in times:
+            measured[trainee.name] = figures = _figures(trainee, counts, times)
+            if cuda:
+                figures |= _gpu_figures(trainee, figures["seconds_per_step"]["median"], left_out)
     about = {"rounds": rounds, "steps_per_round": steps, "clocks_mhz": clocks, "left_out": left_out}
     return about | {"contestants": measured}
 
 
-def _warm_up(
-    trainees: Sequence[Trainee], pace: Pace, cuda: bool, console: Console
-) -> tuple[dict[str, Counts], dict[str, str], float]:
-    """Counts of those that fit into memory, why the others are left out, and the seconds that a step of all takes."""
+def _too_large(what: str) -> LinchainError:
+    return LinchainError(f"{what}: {OUT_OF_MEMORY}. Use a smaller --batch-size, --sequence-length or --layers")
+
+
+def _require_floors(names: Collection[str]) -> None:
+    """Everything is compared with them."""
+    for floor in (FLOOR, FLOOR_AGAIN):
+        if floor not in names:
+            raise _too_large(floor)
+
+
+def _warm_up(trainees: Sequence[Trainee], pace: Pace, cuda: bool, console: Console) -> tuple[dict[str, Counts], float]:
+    """Counts of those that fit into memory, and the seconds that a step of all of them takes."""
     counts: dict[str, Counts] = {}
-    left_out: dict[str, str] = {}
     total = 0.0
     with evaluation_progress(console, "warming up", len(trainees), "contestants") as advance:
         for trainee in trainees:
-            try:
-                found = count(trainee.forward, trainee.model)
-                for _ in range(pace.warm_ups):
-                    began = mark(cuda)
-                    trainee.step()
-                total += seconds([(began, mark(cuda))], cuda)[0]
-            except torch.OutOfMemoryError:
-                left_out[trainee.name] = "out of memory"
-            else:
-                counts[trainee.name] = found
-            if trainee.name in left_out:  # here the error holds no tensors any more
-                trainee.forget()
-                torch.cuda.empty_cache()
+            found = within_memory(trainee, partial(_first_steps, trainee, pace.warm_ups, cuda))
+            if found is not None:
+                counts[trainee.name] = found[0]
+                total += found[1]
             advance(1)
-    return counts, left_out, total
+    return counts, total
+
+
+def _first_steps(trainee: Trainee, warm_ups: int, cuda: bool) -> tuple[Counts, float]:
+    """Counts, and the seconds of the last warm-up; the first, in which kernels are tried out, does not count."""
+    last = take_steps(trainee, warm_ups, cuda)[-1]
+    return count(trainee.forward, trainee.model), last
+
+
+def _gpu_figures(trainee: Trainee, seconds: float, left_out: dict[str, str]) -> dict[str, Any]:
+    """Memory and kernels; `left_out` gets the reason why one is missing, rather than that all figures are lost."""
+    figures: dict[str, Any] = {}
+    works = {"memory": partial(step_peak, trainee), "kernels": partial(gpu.profiled, trainee, seconds)}
+    for what, work in works.items():
+        try:
+            figures |= work()
+        except RuntimeError as error:
+            full = isinstance(error, torch.OutOfMemoryError)
+            left_out[f"{trainee.name}, {what}"] = OUT_OF_MEMORY if full else str(error).partition("\n")[0]
+    return figures
 
 
 def _sizes(workload: Workload) -> dict[str, Any]:

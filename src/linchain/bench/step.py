@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from linchain.bench.contestants import Contestant
 from linchain.bench.workload import Batch, Workload
 
+T = TypeVar("T")
 LEARNING_RATE = 1e-6  # weights stay where they are, so that the last step works on numbers like the first's
 
 
@@ -60,3 +62,14 @@ class Trainee:
         if self._optimizer is not None:
             self._optimizer.step()
             self._optimizer.zero_grad()
+
+
+def within_memory(trainee: Trainee, work: Callable[[], T]) -> T | None:
+    """What `work` gives; None where it runs out of memory, which then gets back what `trainee` holds."""
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        pass  # below, the error holds no tensors any more
+    trainee.forget()
+    torch.cuda.empty_cache()
+    return None

@@ -7,9 +7,10 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from linchain.bench.step import Trainee
+from linchain.bench.step import Trainee, within_memory
 from linchain.training.cost import mark, seconds
 
 
@@ -17,6 +18,8 @@ def time_rounds(
     trainees: Sequence[Trainee], rounds: int, steps: int, cuda: bool, seed: int, advance: Callable[[int], None]
 ) -> dict[str, list[list[float]]]:
     """Seconds of every step, by contestant, round and step; the order within each round is shuffled.
+
+    Those that run out of memory are missing.
 
     Args:
         trainees: warmed up.
@@ -29,15 +32,25 @@ def time_rounds(
     times: dict[str, list[list[float]]] = {trainee.name: [] for trainee in trainees}
     with _no_collection():
         for _ in range(rounds):
-            for trainee in order.sample(trainees, len(trainees)):
-                marks: list[tuple[Any, Any]] = []
-                for _ in range(steps):
-                    began = mark(cuda)
-                    trainee.step()
-                    marks.append((began, mark(cuda)))
-                times[trainee.name].append(seconds(marks, cuda))
+            taking_part = [trainee for trainee in trainees if trainee.name in times]
+            for trainee in order.sample(taking_part, len(taking_part)):
+                found = within_memory(trainee, partial(take_steps, trainee, steps, cuda))
+                if found is None:
+                    del times[trainee.name]
+                else:
+                    times[trainee.name].append(found)
                 advance(1)
     return times
+
+
+def take_steps(trainee: Trainee, steps: int, cuda: bool) -> list[float]:
+    """Seconds of each of so many steps in a row."""
+    marks: list[tuple[Any, Any]] = []
+    for _ in range(steps):
+        began = mark(cuda)
+        trainee.step()
+        marks.append((began, mark(cuda)))
+    return seconds(marks, cuda)
 
 
 @contextmanager

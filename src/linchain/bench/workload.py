@@ -130,9 +130,12 @@ def _named_shape(workload: Workload) -> PretrainedConfig:
     if not all(map(architectures.is_causal_lm, getattr(config, "architectures", None) or [])):
         raise LinchainError(f"--model {workload.model!r} is no causal language model, which bench measures")
     if workload.layers is not None:
+        types = getattr(config, "layer_types", None)
+        if types is not None:
+            if workload.layers > len(types):
+                raise LinchainError(f"--layers {workload.layers} is more than {workload.model!r} has: {len(types)}")
+            config.layer_types = types[: workload.layers]
         config.num_hidden_layers = workload.layers
-        if hasattr(config, "layer_types"):
-            config.layer_types = config.layer_types[: workload.layers]
     return config
 
 

@@ -59,6 +59,7 @@ def bench(
     from linchain.bench.report import report
     from linchain.bench.run import Plan, measure
     from linchain.bench.workload import Workload
+    from linchain.errors import LinchainError
     from linchain.files import check_writable
 
     workload = Workload(
@@ -82,6 +83,8 @@ def bench(
     )
     plan = Plan(None if only is None else _names(only), rounds, steps_per_round, threads)
     if json_file is not None:
+        if json_file.is_dir():
+            raise LinchainError(f"--json {json_file} is a folder: give the name of a file")
         check_writable(json_file.parent)
     result: dict[str, Any] = {"command": shlex.join(["linchain", *sys.argv[1:]])}
     result |= measure(workload, plan, Console(stderr=True))
