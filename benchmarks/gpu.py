@@ -3,8 +3,8 @@
     python benchmarks/gpu.py runs/gpu                    # an H200: under ten minutes
     python benchmarks/gpu.py runs/gpu --dry-run          # the same code on a CPU with a tiny shape: its figures mean nothing
 
-Writes OUT/gpu.json after each part, and OUT/gpu.md at the end. All contestants share the base's weights, 16 GB. Full
-fine-tuning is left out: with AdamW's states it takes 80 GB.
+Writes OUT/gpu.json and OUT/gpu.md after each part. All contestants share the base's weights, 16 GB. Full fine-tuning is left
+out: with AdamW's states it takes 80 GB.
 """
 
 from __future__ import annotations
@@ -20,23 +20,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# read when torch is imported: contestants of different sizes leave no gaps that a larger one does not fit into
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from linchain import LinChainConfig
 from linchain.bench import machine
-from linchain.bench.contestants import FLOOR, FULL, choose
-from linchain.bench.run import PACES, Pace, Plan, build, in_one_process
-from linchain.bench.step import Trainee
+from linchain.bench.contestants import FLOOR, choose
+from linchain.bench.run import Pace, Plan, build, in_one_process
 from linchain.bench.timing import quartiles
 from linchain.bench.workload import Workload, draw_batch
+from linchain.errors import LinchainError
 from linchain.ops.triton_chain import SWITCH
 from linchain.training.cost import mark, seconds
 
 WORKLOAD = Workload(model="llama-3-8b", device="cuda", batch_size=16, sequence_length=256)
 # (batch, sequence length), the one that most goals are about first
 SHAPES = ((16, 256), (4, 256), (4, 2048))
+CONTESTANTS = (
+    *("linchain", "linchain-n0", "peft-lora", "peft-lora-autocast", "peft-lora-bf16", "naive-linchain"),
+    *("bone-col", "bone-row", "peft-bat"),
+)
+# beside the rounds: three steps to warm up, one to count, one for the memory, three in a profile, and as long as two in which
+# the profile is read
+PACE = Pace(warm_ups=3, steps=5, least_rounds=1, most_rounds=4, seconds=0, beside=10)
 GOALS = {
     FLOOR: 1.10,
     "peft-lora": 0.85,
@@ -47,18 +57,25 @@ BONE_GOAL = 0.3
 PRODUCT_TOKENS = (1024, 4096, 8192)
 WIDTHS = ((4096, 4096), (4096, 14336), (14336, 4096))  # (in, out): q and k, up, down
 # seconds for everything, and those that a shape needs at least
-LIMIT, LEAST = 540, 60
+LIMIT, LEAST = 500, 45
+# of one kernel: a GPU that waits for each of them would be timed at waiting
+CALLS = 20
+NOTES = (
+    f"products, chain: seconds of one call, {CALLS} of which are timed together",
+    "products: the calls share their operands; small ones come from the L2 cache: gb_per_second may exceed the memory's",
+)
 TINY = Workload(hidden=64, intermediate=128, heads=2, vocab=64, batch_size=2, sequence_length=16, bone_r=16)
 
 
 def timed(work: Callable[[], object], cuda: bool, repeats: int) -> dict[str, float]:
-    """Seconds of one call: median and quartiles of `repeats`, after three."""
+    """Seconds of one call: median and quartiles of `repeats` times `CALLS`, after as many to warm up."""
     marks = []
-    for _ in range(repeats + 3):
+    for _ in range(repeats + 1):
         began = mark(cuda)
-        work()
+        for _ in range(CALLS):
+            work()
         marks.append((began, mark(cuda)))
-    return quartiles(seconds(marks, cuda)[3:])
+    return quartiles([taken / CALLS for taken in seconds(marks, cuda)[1:]])
 
 
 def products(device: str, tokens: int, width_in: int, width_out: int, r: int, repeats: int) -> dict[str, Any]:
@@ -109,7 +126,7 @@ def chain_cost(device: str, width: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def _forward_backward(layer: Any, x: Tensor) -> None:
-    layer(x).sum().backward()
+    torch.autograd.grad(layer(x).sum(), [x, *(p for p in layer.parameters() if p.requires_grad)])
 
 
 @contextmanager
@@ -123,12 +140,42 @@ def _triton(on: bool) -> Iterator[None]:
         os.environ[SWITCH] = before
 
 
-def steps(trainees: list[Trainee], workload: Workload, pace: Pace, console: Console) -> dict[str, Any]:
-    """`linchain bench` of one batch shape, by the trainees of another."""
-    batch = draw_batch(workload, workload.model_config())
+def steps(workload: Workload, dry: bool, results: dict[str, Any], keep: Callable[[], None], deadline: float) -> None:
+    """`linchain bench` of each shape in which time is left, by the same trainees, into `results`.
+
+    Raises:
+        LinchainError: Where there is too little memory for the frozen model.
+    """
+    trainees = build(choose(CONTESTANTS, workload), workload)
     for trainee in trainees:
-        trainee.batch = batch
-    return in_one_process(trainees, workload, Plan(), console, pace)
+        _ = trainee.model  # is made here, lest the first shape pay for it
+    for number, (batch, sequence) in enumerate(SHAPES):
+        torch.cuda.empty_cache()
+        name = f"{batch}x{sequence}"
+        shape = workload if dry else replace(workload, batch_size=batch, sequence_length=sequence)
+        left = deadline - time.monotonic()
+        if left < max(LEAST, _forecast(results["steps"], shape.tokens)):
+            results["not_measured"][name] = "the time is up"
+        else:
+            pace = replace(PACE, seconds=0 if dry else left / (len(SHAPES) - number))
+            drawn = draw_batch(shape, shape.model_config())
+            for trainee in trainees:
+                trainee.batch = drawn
+            try:
+                found = in_one_process(trainees, shape, Plan(), Console(stderr=True), pace)
+                results["steps"][name] = {"tokens": shape.tokens, **found}
+            except LinchainError as error:
+                results["not_measured"][name] = str(error)
+        keep()
+
+
+def _forecast(measured: dict[str, Any], tokens: int) -> float:
+    """Seconds that a shape of so many tokens takes with one round, by the cheapest token so far."""
+    of_a_token = (
+        sum(figures["seconds_per_step"]["median"] for figures in result["contestants"].values()) / result["tokens"]
+        for result in measured.values()
+    )
+    return min(of_a_token, default=0.0) * tokens * (PACE.beside + PACE.steps)
 
 
 def page(results: dict[str, Any]) -> str:
@@ -139,10 +186,15 @@ def page(results: dict[str, Any]) -> str:
         "| tokens | goal | at most | found | GPU busy | met |",
         "|---" * 6 + "|",
     ]
-    for shape, result in results["steps"].items():
+    for batch, sequence in SHAPES:
+        shape = f"{batch}x{sequence}"
+        if shape not in results["steps"]:
+            why = results["not_measured"].get(shape)
+            lines.append(f"| {shape} | | | not measured{f': {why}' if why else ''} | | |")
+            continue
         goals = [("linchain", rival, most) for rival, most in GOALS.items() if rival == FLOOR or shape == "16x256"]
         for contestant, rival, most in [*goals, ("bone-col", "peft-bat", BONE_GOAL)]:
-            cells = _found(result, contestant, rival, most)
+            cells = _found(results["steps"][shape], contestant, rival, most)
             lines.append(f"| {shape} | {contestant} / {rival} | {most:g} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -167,15 +219,17 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for the results")
     parser.add_argument("--dry-run", action="store_true", help="a tiny shape on the CPU")
     arguments = parser.parse_args()
-    began = time.monotonic()
-    dry, console = arguments.dry_run, Console(stderr=True)
+    deadline = time.monotonic() + LIMIT
+    dry = arguments.dry_run
     workload = TINY if dry else WORKLOAD
-    repeats = 2 if dry else 50
+    repeats = 2 if dry else 10
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"environment": machine.describe(workload.device), "steps": {}}
+    about = {"environment": machine.describe(workload.device), "notes": NOTES}
+    results: dict[str, Any] = {**about, "steps": {}, "not_measured": {}}
 
     def keep() -> None:
         (arguments.out / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
+        (arguments.out / "gpu.md").write_text(page(results))
 
     results["products"] = [
         products(workload.device, tokens, *widths, workload.r, repeats)
@@ -185,20 +239,11 @@ def main() -> None:
     keep()
     results["chain"] = chain_cost(workload.device, 16 if dry else 4096, repeats)
     keep()
-    trainees = build([c for c in choose(None, workload) if c.name != FULL], workload)
-    for number, (batch, sequence) in enumerate(SHAPES):
-        left = LIMIT - (time.monotonic() - began)
-        if left < LEAST:
-            console.print(f"{batch}x{sequence}: not measured, the time is up")
-            continue
-        # warming up, profiles and memory take about as long as two rounds
-        pace = replace(PACES[workload.device], least_rounds=1, most_rounds=4, seconds=left / (len(SHAPES) - number) / 2)
-        shape = workload if dry else replace(workload, batch_size=batch, sequence_length=sequence)
-        results["steps"][f"{batch}x{sequence}"] = steps(trainees, shape, pace, console)
-        keep()
-    text = page(results)
-    (arguments.out / "gpu.md").write_text(text)
-    print(text)
+    try:
+        steps(workload, dry, results, keep, deadline)
+    except LinchainError as error:
+        parser.exit(1, f"{error}\n")
+    print(page(results))
 
 
 if __name__ == "__main__":

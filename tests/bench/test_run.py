@@ -130,6 +130,14 @@ def test_nobody_has_memory() -> None:
         in_rounds(limited(floor=0, floor_again=0, linchain=0, peft_lora=0))
 
 
+def test_rounds_are_what_the_seconds_leave() -> None:
+    """A step of all four takes less than a second and more than a microsecond."""
+    for seconds, beside, rounds in ((1000, 0, 3), (1e-5, 0, 1), (1000, 10**10, 1)):
+        pace = run.Pace(warm_ups=1, steps=2, least_rounds=1, most_rounds=3, seconds=seconds, beside=beside)
+        found = run.in_one_process(limited(), WORKLOAD, Plan(), Console(file=io.StringIO()), pace)
+        assert (found["rounds"], found["steps_per_round"]) == (rounds, 2)
+
+
 def test_the_base_itself_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(workload: Workload) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")

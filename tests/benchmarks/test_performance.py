@@ -13,6 +13,7 @@ import pytest
 
 from linchain.bench import run
 from linchain.bench.contestants import choose
+from linchain.errors import LinchainError
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
@@ -82,6 +83,39 @@ def test_the_gpu_script_runs_through_on_a_cpu(dry_run: Any) -> None:
     rows = (out / "gpu.md").read_text().splitlines()[4:]
     assert len(rows) == 5 + 2 + 2
     assert all(row.endswith((" yes |", " **no** |")) for row in rows)
+
+
+def test_shapes_that_fail_or_get_no_time_are_named(dry_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first does not fit, the second takes so long that no time would be left for the third: the page says so."""
+    steps = iter([None, {"contestants": {"linchain": {"seconds_per_step": {"median": 1e6}}}}])
+
+    def in_one_process(*_: Any) -> Any:
+        found = next(steps)
+        if found is None:
+            raise LinchainError("floor: out of memory")
+        return {**found, "left_out": {"linchain": "it is slow", "peft-bat": "out of memory"}}
+
+    monkeypatch.setattr(run, "in_one_process", in_one_process)
+    out = dry_run("gpu")
+    assert list(json.loads((out / "gpu.json").read_text())["steps"]) == ["4x256"]
+    assert (out / "gpu.md").read_text().splitlines()[4:] == [
+        "| 16x256 | | | not measured: floor: out of memory | | |",
+        "| 4x256 | linchain / floor | 1.1 | linchain: it is slow |  |  |",
+        "| 4x256 | bone-col / peft-bat | 0.3 | peft-bat: out of memory |  |  |",
+        "| 4x2048 | | | not measured: the time is up | | |",
+    ]
+
+
+def test_too_small_a_gpu_leaves_what_was_measured_before(dry_run: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    def build(*_: Any) -> Any:
+        raise LinchainError("the base model: out of memory")
+
+    monkeypatch.setattr(run, "build", build)
+    with pytest.raises(SystemExit):
+        dry_run("gpu")
+    assert json.loads((tmp_path / "gpu.json").read_text())["chain"]
+    rows = (tmp_path / "gpu.md").read_text().splitlines()[4:]
+    assert rows == [f"| {shape} | | | not measured | | |" for shape in ("16x256", "4x256", "4x2048")]
 
 
 def test_what_does_not_fit_into_the_gpu_is_named() -> None:

@@ -25,13 +25,22 @@ OUT_OF_MEMORY = "out of memory"
 
 @dataclass(frozen=True)
 class Pace:
-    """What a device's measurement needs: warm-ups, steps in a row, and rounds between bounds that fit into seconds."""
+    """What a device's measurement needs.
+
+    Attributes:
+        warm_ups: steps of each contestant before anything is timed, at least one.
+        steps: in a row in each round.
+        least_rounds, most_rounds: bounds of the rounds.
+        seconds: what the rounds are to fit into.
+        beside: what of that goes to anything else, in steps of all contestants.
+    """
 
     warm_ups: int
     steps: int
     least_rounds: int
     most_rounds: int
     seconds: float
+    beside: int = 0
 
 
 PACES = {
@@ -135,7 +144,7 @@ def in_one_process(
     _require_floors(counts)
     taking_part = [trainee for trainee in trainees if trainee.name in counts]
     steps = plan.steps or pace.steps
-    fitting = int(pace.seconds / (seconds_of_all * steps))
+    fitting = int((pace.seconds / seconds_of_all - pace.beside) / steps)
     rounds = plan.rounds or min(max(fitting, pace.least_rounds), pace.most_rounds)
     clocks = [gpu.clock()] if cuda else []
     with evaluation_progress(console, "timing", rounds * len(taking_part), "turns") as advance:
