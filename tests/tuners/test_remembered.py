@@ -18,7 +18,8 @@ from linchain import LinChainConfig
 from linchain.tuners.linchain import chain, layer
 from linchain.tuners.linchain.remembered import Remembers, forget_all
 from tests.integrations.tiny_models import ARCHITECTURES, LLAMA_TARGETS
-from tests.tuners.common import EXACT, linchain, x
+from tests.tuners.common import EXACT, linchain
+from tests.tuners.common import x as sequences_of_five
 
 # a plain chain, one of other widths, none at all; and layers that go through PEFT's forward, which calls A
 KINDS: dict[str, dict[str, Any]] = {
@@ -28,6 +29,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "A is called": {"chain_length": 2, "lora_bias": True},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def x() -> Tensor:
+    """Sequences of one token, for which a result may be remembered."""
+    return sequences_of_five()[:, :1]
 
 
 def evaluated(kind: str, model: nn.Module | None = None) -> PeftModel:
@@ -250,7 +256,7 @@ def test_nothing_piles_up_nor_travels(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_generation_folds_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One fold a layer, for all tokens of all calls, until the parameters change."""
+    """One fold a layer, for all tokens of a call."""
     architecture = ARCHITECTURES["llama"]
     torch.manual_seed(0)
     config = LinChainConfig(r=4, init_weights=False, target_modules=LLAMA_TARGETS, **KINDS[kind])
@@ -269,9 +275,27 @@ def test_generation_folds_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert first.shape[1] == ids.shape[1] + 8
     assert len(folds) == adapted
     assert torch.equal(model.generate(ids, **options), first)
-    assert len(folds) == adapted
+    assert len(folds) == 2 * adapted
     with torch.no_grad():
         for parameter in trained(model):
             parameter.mul_(2)
     assert not torch.equal(model.generate(ids, **options), first)
-    assert len(folds) == 2 * adapted
+    assert len(folds) == 3 * adapted
+
+
+@every_kind
+def test_other_forwards_fold_anew(kind: str) -> None:
+    """What is written through `.data`, or behind PyTorch's back, is seen by every forward of more than one token."""
+    model = evaluated(kind)
+    sequences = sequences_of_five()
+    with torch.no_grad():
+        before = model(sequences)
+        for parameter in trained(model):
+            parameter.data.mul_(1.5)
+        after = model(sequences)
+        assert (after - before).abs().max() > 1e-4
+        forget_all(model)
+        torch.testing.assert_close(model(sequences), after, **EXACT)
+        for parameter in trained(model):
+            parameter.detach().numpy()[:] *= 1.5
+        assert (model(sequences) - after).abs().max() > 1e-4

@@ -107,7 +107,7 @@ class Chain(HasChain):
     """A chain on its own, for embeddings, whose A is no module: h (…, r_0) → h W_1ᵀ … W_nᵀ (…, r_n)."""
 
     def forward(self, h: Tensor) -> Tensor:
-        return F.linear(h, self.remembered(h.dtype, self.chain_parameters(), lambda: self._product().to(h.dtype)))
+        return F.linear(h, self.remembered(h, h.dtype, self.chain_parameters(), lambda: self._product().to(h.dtype)))
 
     def _product(self) -> Tensor:
         first, *rest = self.factors()
@@ -138,7 +138,7 @@ class ChainedA(HasChain):
 
     def forward(self, x: Tensor) -> Tensor:
         parameters = [self.weight, *self.chain_parameters()]
-        weight = self.remembered(None, parameters, lambda: self.folded_weight().to(self.weight.dtype))
+        weight = self.remembered(x, None, parameters, lambda: self.folded_weight().to(self.weight.dtype))
         if weight.dim() == 2:
             return F.linear(x, weight)
         return self._conv_forward(x, weight, None)  # type: ignore[operator]

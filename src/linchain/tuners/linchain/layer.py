@@ -111,11 +111,11 @@ class LinChainLinear(Remembers, LinChainLayer):
         base = self.base_layer
         if not args and may_read_weight(base, x):
             first, *adapters = adapters
-            y = adapted_linear(x, base.weight, base.bias, self._factors(first, product_dtype(x)), first.dropout)
+            y = adapted_linear(x, base.weight, base.bias, self._factors(first, x, product_dtype(x)), first.dropout)
         else:
             y = base_output(self, x, *args)
         for adapter in adapters:
-            y = add_update(y, x, self._factors(adapter, y.dtype), adapter.dropout)
+            y = add_update(y, x, self._factors(adapter, x, y.dtype), adapter.dropout)
         return y
 
     def _plain_adapter(self, name: str) -> _PlainAdapter | None:
@@ -135,14 +135,14 @@ class LinChainLinear(Remembers, LinChainLayer):
             return _PlainAdapter(name, Factors(a.weight, b.weight, self.scaling[name], *chain), p)
         return None
 
-    def _factors(self, adapter: _PlainAdapter, dtype: torch.dtype) -> Factors:
-        """The adapter's parameters; in evaluation without gradients, two factors in `dtype`, made once for every forward."""
+    def _factors(self, adapter: _PlainAdapter, x: Tensor, dtype: torch.dtype) -> Factors:
+        """The adapter's parameters; for a generated token, two factors in `dtype` that were made for the prompt."""
         factors = adapter.factors
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return factors
         parameters = (factors.a, factors.b, *factors.chain)
         return self.remembered(
-            (adapter.name, dtype), parameters, lambda: Factors(*ready(factors, dtype)[:2]), factors.scaling
+            x, (adapter.name, dtype), parameters, lambda: Factors(*ready(factors, dtype)[:2]), factors.scaling
         )
 
     def delete_adapter(self, adapter_name: str) -> None:

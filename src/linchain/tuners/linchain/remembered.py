@@ -11,19 +11,22 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 class Remembers:
-    """Mixin for modules: in evaluation without gradients, a value is computed again only when its parameters have changed.
+    """Mixin for modules: in evaluation without gradients, a value is computed once for a prompt and its generated tokens.
 
-    So a chain is folded once, not for every token that is generated. A parameter's version tells of what is written into it,
-    and the optimizers' steps are counted, because fused ones write unseen. Moving, loading and `train()` forget everything.
-    What else is written through `parameter.data`, or into the shards of FSDP, is seen only after one of those.
+    So a chain is not folded for every token. Every other forward computes anew. Between the tokens, a parameter's version tells
+    of what is written into it, and the optimizers' steps are counted, because fused ones write unseen. Moving, loading and
+    `train()` forget everything.
     """
 
     _remembered: dict[Hashable, tuple[Sequence[Tensor], list, Any]] | None = None
 
     def remembered(
-        self, key: Hashable, parameters: Sequence[Tensor], compute: Callable[[], Any], number: float = 1.0
+        self, x: Tensor, key: Hashable, parameters: Sequence[Tensor], compute: Callable[[], Any], number: float = 1.0
     ) -> Any:
-        """What `compute` gives, or gave last for this key, if that was for `number` and for these parameters as they are."""
+        """What `compute` gives for the module's input x, (*, tokens, width).
+
+        For a single token it may be what it gave last for this key, if that was for `number` and these parameters as they are.
+        """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():  # type: ignore[attr-defined]
             return compute()
         if parameters[0].is_cuda and torch.cuda.is_current_stream_capturing():  # a graph would hold on to the memory
@@ -34,7 +37,8 @@ class Remembers:
                 return compute()
             state.append((id(p), p.data_ptr(), p._version))
         values = self._remembered or {}
-        if key not in values or values[key][1] != state:
+        is_step = x.dim() > 2 and x.shape[-2] == 1
+        if not is_step or key not in values or values[key][1] != state:
             # the parameters are held: nothing else gets their id or memory
             values[key] = (parameters, state, compute())
             self._remembered = values
