@@ -20,10 +20,12 @@ RIVALS = {
     "bone-plain": ("peft-miss",),
 }
 LEGEND = (
-    "ms: a whole step; of …: the ratio of times, median [quartiles]",
-    "MiB: what a step needs at its peak, beside weights, adapters and optimizer states",
-    "ops, KiB: operations and saved bytes that an adapted module adds in forward and backward",
+    "ms: median of a whole step; time / …: median [quartiles] of the ratios of times within a round",
+    "MiB: what a step needs at its peak; weights, adapters and optimizer states come on top",
+    "ops, KiB: operations and saved bytes that an adapted module adds on average, in forward and backward",
 )
+# fewer rounds have no quartiles to speak of; a floor this far from itself makes smaller differences meaningless
+ENOUGH_ROUNDS, NOISY = 5, 0.05
 
 
 def report(result: dict[str, Any]) -> RenderableType:
@@ -31,7 +33,7 @@ def report(result: dict[str, Any]) -> RenderableType:
     contestants = result["contestants"]
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("contestant", no_wrap=True)
-    for name in ("ms", "of the floor", "of PEFT LoRA", "MiB", "of LoRA's", "ops", "KiB"):
+    for name in ("ms", "time / floor", "time / PEFT LoRA", "MiB", "MiB / LoRA", "ops", "KiB"):
         table.add_column(name, justify="right", no_wrap=True)
     lora = contestants.get(LORA, {}).get("peak_bytes")
     for name, figures in contestants.items():
@@ -86,7 +88,22 @@ def about(result: dict[str, Any]) -> list[str]:
 def _remarks(result: dict[str, Any]) -> list[str]:
     waiting = [name for name, figures in result["contestants"].items() if figures.get("launch_bound")]
     remarks = [f"{name}: {why}" for name, why in result["left_out"].items()]
-    return remarks + ([f"launch-bound: {', '.join(waiting)}"] if waiting else [])
+    if waiting:
+        remarks.append(f"launch-bound: {', '.join(waiting)}")
+    remarks += ["", *(f"{name:<18} {figures['title']}" for name, figures in result["contestants"].items())]
+    return remarks + _doubts(result)
+
+
+def _doubts(result: dict[str, Any]) -> list[str]:
+    """What keeps these figures from meaning much, last, where it is read."""
+    again = result["contestants"][FLOOR_AGAIN]["ratios"][FLOOR]
+    apart = max(abs(again[name] - 1) for name in ("median", "q1", "q3"))
+    doubts = []
+    if result["rounds"] < ENOUGH_ROUNDS:
+        doubts.append(f"only {result['rounds']} rounds: the quartiles mean nothing; take {ENOUGH_ROUNDS} or more")
+    if apart > NOISY:
+        doubts.append(f"the floor differs from itself by up to {apart:.0%}: so does anything else here, by noise alone")
+    return ["", *doubts] if doubts else []
 
 
 def _products(machine: dict[str, Any], workload: dict[str, Any]) -> list[str]:
@@ -112,7 +129,7 @@ def _gpu(machine: dict[str, Any], clocks: list[int | None]) -> list[str]:
 def _rivalries(contestants: dict[str, Any]) -> list[str]:
     pairs = [(name, rival) for name, rivals in RIVALS.items() for rival in rivals]
     return [
-        f"{name:<18} {_of(contestants[name], rival)} of {rival}"
+        f"time {name} / {rival}: {_of(contestants[name], rival)}"
         for name, rival in pairs
         if name in contestants and rival in contestants
     ]
