@@ -211,8 +211,10 @@ def test_the_result_and_its_table(result: dict[str, Any]) -> None:
     lines = shown.getvalue().splitlines()
     assert max(map(len, lines)) <= 100
     for name in names:
-        (row,) = (line for line in lines if line.startswith(f"{name} ") and "MiB" not in line and " of " not in line)
+        row, title = (line for line in lines if line.startswith(f"{name} "))
         assert " 1.0 " in row  # the MiB
+        assert title.split()[1] == result["contestants"][name]["title"].split()[0]
+    assert any("only 2 rounds" in line for line in lines)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not let a process choose")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def test_prints_a_table_and_writes_json(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(run, "peaks_in_fresh_processes", lambda names, *_: dict.fromkeys(names, 2**20))
     file = tmp_path / "new" / "bench.json"
     arguments = ["bench", *TINY, "--only", "linchain,peft-lora", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["linchain", *arguments])
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert "A/A check: the floor against itself" in done.stdout
@@ -37,7 +39,7 @@ def test_prints_a_table_and_writes_json(tmp_path: Path, monkeypatch: pytest.Monk
     result = json.loads(file.read_text())
     assert list(result["contestants"]) == rows
     assert result["rounds"] == 2
-    assert result["command"].startswith("linchain ")
+    assert result["command"].startswith("linchain bench ")
 
 
 def test_mistakes_come_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,12 +136,16 @@ CONTESTANTS = (
     Contestant(FLOOR, "the frozen model: forward and input gradients only", _frozen),
     Contestant(FLOOR_AGAIN, "the same once more: what differs is noise", _frozen),
     Contestant("linchain", "LinChain, ours", partial(_adapted, _linchain)),
-    Contestant("linchain-autocast", "… under autocast", partial(_adapted, _linchain), autocast=True, **_NARROW),
-    Contestant("linchain-bf16", "… bfloat16 adapters", partial(_adapted, _linchain, float32=False), **_NARROW),
+    Contestant(
+        "linchain-autocast", "LinChain under bfloat16 autocast", partial(_adapted, _linchain), autocast=True, **_NARROW
+    ),
+    Contestant("linchain-bf16", "LinChain, bfloat16 adapters", partial(_adapted, _linchain, float32=False), **_NARROW),
     Contestant("linchain-n0", "LoRA by us: n = 0", partial(_adapted, partial(_linchain, length=0))),
     Contestant("peft-lora", "PEFT's LoRA, its default: float32 adapters", partial(_adapted, _lora)),
-    Contestant("peft-lora-autocast", "… under autocast", partial(_adapted, _lora), autocast=True, **_NARROW),
-    Contestant("peft-lora-bf16", "… bfloat16 adapters", partial(_adapted, _lora, float32=False), **_NARROW),
+    Contestant(
+        "peft-lora-autocast", "PEFT's LoRA under bfloat16 autocast", partial(_adapted, _lora), autocast=True, **_NARROW
+    ),
+    Contestant("peft-lora-bf16", "PEFT's LoRA, bfloat16 adapters", partial(_adapted, _lora, float32=False), **_NARROW),
     Contestant("naive-linchain", "PEFT's LoRA, n linear layers after A", _naive_chain),
     Contestant("naive-moslora", "the same with one: MoSLoRA as its authors wrote it", partial(_naive_chain, length=1)),
     Contestant("bone-col", "Bone, ours", partial(_adapted, partial(_bone, "col"))),
@@ -151,7 +155,7 @@ CONTESTANTS = (
         "peft-bat", 'PEFT\'s MiSS with init_weights="bat", which is bone-col', partial(_adapted, partial(_miss, "bat"))
     ),
     Contestant("peft-miss", "PEFT's MiSS, its default, which is bone-plain", partial(_adapted, partial(_miss, True))),
-    Contestant(FULL, "all weights but the input embedding, in the base's dtype: the fastest full fine-tuning", _full),
+    Contestant(FULL, "all weights but the input embedding, in the base's dtype", _full),
 )
 
 
