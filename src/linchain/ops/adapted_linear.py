@@ -47,7 +47,7 @@ def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Fact
             # a generated token costs little more than its Python: the fewest calls
             a, b, *_ = ready(factors, x.dtype)
             y = F.linear(x, weight, bias)
-            as_rows(y).addmm_(F.linear(as_rows(x), a), b.T)
+            y.view(-1, y.shape[-1]).addmm_(F.linear(as_rows(x), a), b.T)
             return y
         a, b, scaling, chain, stacked = factors
         return _AdaptedLinear.apply(x, weight, bias, dropout, scaling, stacked, a, b, *chain)
