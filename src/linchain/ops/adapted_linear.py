@@ -117,7 +117,7 @@ class _AdaptedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         weight, *saved = ctx.saved_tensors
-        g = as_rows(g).to(saved[3].dtype)
+        g = as_rows(g).to(ctx.products)
         d_x, masters = _low_rank_backward(ctx, g, saved, ctx.needs_input_grad[0])
         if d_x is not None:
             d_x = input_gradient(g, weight, onto=d_x).view(ctx.shape).to(ctx.dtype)
@@ -136,7 +136,7 @@ def _low_rank(
     tokens = as_rows(x).to(dtype)
     dropped, mask = torch.native_dropout(tokens, dropout, True) if dropout else (tokens, None)
     h = dropped @ a.T
-    ctx.shape, ctx.dtype = x.shape, x.dtype
+    ctx.shape, ctx.dtype, ctx.products = x.shape, x.dtype, dtype
     ctx.dropout_scale = 1 / (1 - dropout) if dropout < 1 else 0.0
     ctx.scaling, ctx.stacked, ctx.length = factors.scaling, factors.stacked, len(factors.chain)
     of_training = (x, h) if trained else (None, None)  # a frozen adapter passes on x's gradient alone

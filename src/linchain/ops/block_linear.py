@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from linchain.ops.block_affine import mix, mix_backward, sum_tiles
 from linchain.ops.precision import own_dtypes, product_dtype
-from linchain.ops.products import as_rows, input_gradient, linear_onto, low_rank
+from linchain.ops.products import as_rows, input_gradient, linear_onto, low_rank, row_chunks
 
 # Bytes of a temporary that holds rows of the weight, dense or adapted, or of the gradient at them (col), by device: a GPU
 # wants large products, on a CPU small ones take no longer.
@@ -200,14 +200,11 @@ def _chunks(
     weight: Tensor | None, rows: Rows | None, blocks: Tensor, in_features: int
 ) -> Iterator[tuple[slice, Tensor]]:
     """Slices of output blocks with their dense rows of W, (blocks·r, in), in the blocks' dtype: so many bytes at most."""
-    count, r = blocks.shape[0], blocks.shape[-1]
-    size = CHUNK_BYTES.get(blocks.device.type, CHUNK_BYTES_ELSEWHERE)
-    step = max(1, size // (r * in_features * blocks.element_size()))
-    for start in range(0, count, step):
-        chunk = slice(start, min(start + step, count))
-        first, last = chunk.start * r, chunk.stop * r
-        dense = weight[first:last] if rows is None else rows(first, last)  # type: ignore[index]
-        yield chunk, dense.to(blocks.dtype)
+    r = blocks.shape[-1]
+    most = CHUNK_BYTES.get(blocks.device.type, CHUNK_BYTES_ELSEWHERE)
+    for part in row_chunks(blocks.shape[0] * r, in_features * blocks.element_size(), most, multiple=r):
+        dense = weight[part] if rows is None else rows(part.start, part.stop)  # type: ignore[index]
+        yield slice(part.start // r, part.stop // r), dense.to(blocks.dtype)
 
 
 def _moved(dense: Tensor, blocks: Tensor) -> Tensor:

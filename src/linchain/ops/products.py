@@ -52,7 +52,7 @@ def linear_onto(x: Tensor, tokens: Tensor, weight: Tensor, write: Write, multipl
         write(out, None)
         out.addmm_(tokens, weight.T)
         return y
-    for chunk in _chunks(weight, tokens.dtype, multiple):
+    for chunk in _widened_chunks(weight, tokens.dtype, multiple):
         dense = weight[chunk].to(tokens.dtype)
         part = tokens.new_empty(len(tokens), len(dense))
         write(part, chunk)
@@ -65,7 +65,7 @@ def input_gradient(g: Tensor, weight: Tensor, onto: Tensor | None = None) -> Ten
     if g.dtype == weight.dtype:
         return g @ weight if onto is None else onto.addmm_(g, weight)
     total = g.new_zeros(len(g), weight.shape[1]) if onto is None else onto
-    for chunk in _chunks(weight, g.dtype):
+    for chunk in _widened_chunks(weight, g.dtype):
         total.addmm_(g[:, chunk], weight[chunk].to(g.dtype))
     return total
 
@@ -75,7 +75,11 @@ def as_rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _chunks(weight: Tensor, dtype: torch.dtype, multiple: int = 1) -> Iterator[slice]:
-    """So many rows of the weight at a time that a copy of them in `dtype` stays small."""
-    step = max(1, WIDENED_BYTES // (weight.shape[1] * dtype.itemsize * multiple)) * multiple
-    return (slice(start, start + step) for start in range(0, weight.shape[0], step))
+def row_chunks(rows: int, bytes_of_row: int, most: int, multiple: int = 1) -> Iterator[slice]:
+    """Slices of `rows`, so many at a time, in multiples of `multiple`, that they take `most` bytes or as little as can be."""
+    step = max(1, most // (bytes_of_row * multiple)) * multiple
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _widened_chunks(weight: Tensor, dtype: torch.dtype, multiple: int = 1) -> Iterator[slice]:
+    return row_chunks(weight.shape[0], weight.shape[1] * dtype.itemsize, WIDENED_BYTES, multiple)
