@@ -8,15 +8,14 @@ Greedy, one sequence, from a LLaMA-shaped model of random weights. Prints a Mark
 from __future__ import annotations
 
 import argparse
-import random
-import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from linchain.bench import machine
 from linchain.bench.contestants import FLOOR, FLOOR_AGAIN, choose
-from linchain.bench.timing import quartiles
+from linchain.bench.timing import of_rounds, quartiles, ratio, time_rounds
 from linchain.bench.workload import Workload, build_base
 
 CONTESTANTS = ("linchain", "linchain-n0", "peft-lora")
@@ -24,35 +23,45 @@ MERGED = "linchain, merged"
 PROMPT = 8
 
 
+@dataclass(frozen=True)
+class Generator:
+    """A model whose step is one greedy generation.
+
+    Attributes:
+        name: for the table.
+        model: in evaluation.
+        prompt: (1, PROMPT) tokens.
+        tokens: how many are generated.
+    """
+
+    name: str
+    model: Any
+    prompt: torch.Tensor
+    tokens: int
+
+    def step(self) -> None:
+        self.model.generate(
+            input_ids=self.prompt, max_new_tokens=self.tokens, min_new_tokens=self.tokens, do_sample=False
+        )
+
+
 def models(workload: Workload) -> dict[str, Any]:
     """The base model twice, adapted ones, and a merged one; the merged one has weights of its own."""
     base = build_base(workload).eval()
-    made = {contestant.name: contestant.build(base, workload).eval() for contestant in choose(CONTESTANTS, workload)}
-    own_base = build_base(workload)
-    (linchain,) = (contestant for contestant in choose(["linchain"], workload) if contestant.name == "linchain")
-    made[MERGED] = linchain.build(own_base, workload).eval()
+    contestants = {contestant.name: contestant for contestant in choose(CONTESTANTS, workload)}
+    made = {name: contestant.build(base, workload).eval() for name, contestant in contestants.items()}
+    made[MERGED] = contestants["linchain"].build(build_base(workload), workload).eval()
     made[MERGED].merge_adapter()
     return made
 
 
-def seconds_per_token(model: Any, prompt: torch.Tensor, tokens: int) -> float:
-    """Of one greedy generation of so many tokens."""
-    began = time.perf_counter()
-    model.generate(input_ids=prompt, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
-    return (time.perf_counter() - began) / tokens
-
-
-def measure(workload: Workload, rounds: int, tokens: int) -> dict[str, list[float]]:
-    """Seconds of a token, by model and round."""
-    made, order = models(workload), random.Random(workload.seed)
+def measure(workload: Workload, rounds: int, tokens: int) -> dict[str, list[list[float]]]:
+    """Seconds of a generation, by model and round."""
     prompt = torch.randint(workload.model_config().vocab_size, (1, PROMPT))
-    times: dict[str, list[float]] = {name: [] for name in made}
-    for number in range(rounds + 1):  # the first round warms up
-        for name in order.sample(list(made), len(made)):
-            found = seconds_per_token(made[name], prompt, tokens)
-            if number:
-                times[name].append(found)
-    return times
+    generators: list[Any] = [Generator(name, model, prompt, tokens) for name, model in models(workload).items()]
+    for generator in generators:
+        generator.step()  # warms up
+    return time_rounds(generators, rounds, 1, False, workload.seed, lambda _: None)
 
 
 def main() -> None:
@@ -68,10 +77,12 @@ def main() -> None:
         times = measure(workload, arguments.rounds, arguments.tokens)
     print("| model | ms a token | of the base | of PEFT's LoRA |\n|---|---|---|---|")
     for name, own in times.items():
-        ratios = [quartiles([a / b for a, b in zip(own, times[rival], strict=True)]) for rival in (FLOOR, "peft-lora")]
-        shown = [f"{ratio['median']:.3f} [{ratio['q1']:.3f}–{ratio['q3']:.3f}]" for ratio in ratios]
+        ratios = [ratio(own, times[rival]) for rival in (FLOOR, "peft-lora")]
+        shown = [f"{found['median']:.3f} [{found['q1']:.3f}–{found['q3']:.3f}]" for found in ratios]
         title = {FLOOR: "base model", FLOOR_AGAIN: "base model, once more"}.get(name, name)
-        print(f"| {title} | {1000 * quartiles(own)['median']:.1f} | {' | '.join(shown)} |")
+        print(
+            f"| {title} | {1000 * quartiles(of_rounds(own))['median'] / arguments.tokens:.1f} | {' | '.join(shown)} |"
+        )
 
 
 if __name__ == "__main__":
