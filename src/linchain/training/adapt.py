@@ -16,7 +16,7 @@ from linchain.training.trainer import head_loss
 
 
 def adapted_model(config: RunConfig, data: PreparedData) -> Any:
-    """Loads the base model and puts the adapter of `config.method` on it, drawn with `config.training.seed`.
+    """Loads the base model and puts the adapter of `config.method` on it, drawn with `config.training.seeds`.
 
     Raises LinchainError for a model that cannot be loaded and for target modules that it does not have.
     """
@@ -27,7 +27,7 @@ def adapted_model(config: RunConfig, data: PreparedData) -> Any:
     method = methods.get(config.method.name)
     method.peft_config(config.method.options, task_type=task_type)  # a mistake in the options comes before the loading
     # the seed comes first: a classifier's head is drawn when the model is loaded
-    transformers.set_seed(config.training.seed)
+    transformers.set_seed(config.training.seeds["init"])
     model = load_model(config.model.name, data.tokenizer, config.model.dtype, data.labels)
     adapted = method.adapt(
         model, config.method.options, lambda count: _backward(model, config, data, count), task_type=task_type
@@ -37,10 +37,11 @@ def adapted_model(config: RunConfig, data: PreparedData) -> Any:
 
 
 def _backward(model: Any, config: RunConfig, data: PreparedData, count: int) -> None:
-    """Forward and backward over `count` training batches, drawn with the run's seed; gradients add up."""
+    """Forward and backward over `count` training batches, drawn with the run's seed of data; gradients add up."""
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())  # the trainer would move it a little later
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(config.training.seed)).tolist()
+    generator = torch.Generator().manual_seed(config.training.seeds["data"])
+    order = torch.randperm(len(data.train), generator=generator).tolist()
     size = config.training.batch_size
     for first in range(0, min(count * size, len(order)), size):
         inputs = collate([data.train[index] for index in order[first : first + size]], pad_token_id(data.tokenizer))

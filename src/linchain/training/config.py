@@ -112,6 +112,11 @@ class TrainingConfig(Section):
     seed: int = Field(
         default=42, ge=0, lt=2**32, description="Seed of the adapter's start, the order of data and dropout."
     )
+    init_seed: int | None = Field(
+        default=None, ge=0, lt=2**32, description="Seed of the adapter's start (and of a new head) alone."
+    )
+    data_seed: int | None = Field(default=None, ge=0, lt=2**32, description="Seed of the order of the data alone.")
+    dropout_seed: int | None = Field(default=None, ge=0, lt=2**32, description="Seed of dropout alone.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="Autocast type of the training step; float32 is no autocast."
     )
@@ -123,10 +128,22 @@ class TrainingConfig(Section):
         default=200, gt=0, description="Write a checkpoint every so many steps; the last two are kept."
     )
     eval_steps: int = Field(default=200, gt=0, description="Take the validation loss every so many steps.")
+    diagnostics_steps: int | None = Field(
+        default=None,
+        gt=0,
+        description="Write ranks, factors and gradients of the update to diagnostics.jsonl at the start and every so many "
+        "steps. Default: not at all.",
+    )
     keep_best: bool = Field(
         default=False,
         description="Keep the checkpoint with the lowest validation loss, not the last (save_steps = eval_steps).",
     )
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """What is drawn with which seed: `init`, `data`, `dropout`; `seed` where no seed of its own is given."""
+        own = {"init": self.init_seed, "data": self.data_seed, "dropout": self.dropout_seed}
+        return {part: self.seed if value is None else value for part, value in own.items()}
 
 
 class EvaluationConfig(Section):

@@ -57,7 +57,8 @@ def _translated(config: RunConfig, folder: RunFolder, has_validation: bool) -> d
         lr_scheduler_type=training.lr_scheduler,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        seed=training.seed,
+        seed=training.seeds["dropout"],  # set again when the training begins: the adapter has been drawn by then
+        data_seed=training.seeds["data"],
         bf16=training.precision == "bfloat16",
         fp16=training.precision == "float16",
         logging_steps=training.logging_steps,
