@@ -162,6 +162,9 @@ class EvaluationConfig(Section):
         "`data.validation_size`).",
     )
     baseline: bool = Field(default=True, description="Also evaluate on the test data before training.")
+    score_validation: bool = Field(
+        default=False, description="Also score the validation data by the metric after training, not by its loss alone."
+    )
 
 
 class RunConfig(Section):

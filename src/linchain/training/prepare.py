@@ -26,7 +26,10 @@ VALIDATION_SPLIT_SEED = 42
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A run's data, tokenised. `records` holds each split's records as read, for hashes and counts."""
+    """A run's data, tokenised. `records` holds each split's records as read, for hashes and counts.
+
+    `validation` is prepared for its loss, `scored_validation` (with `evaluation.score_validation`) for the metric.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     format: Format
@@ -35,6 +38,7 @@ class PreparedData:
     records: dict[str, list[Record]]
     train: list[Example]
     validation: EvaluationData | None
+    scored_validation: EvaluationData | None
     test: EvaluationData | None
 
 
@@ -57,6 +61,8 @@ def prepare_data(config: RunConfig) -> PreparedData:
     max_length = choose_max_length(config.data.max_length, context)
     train_on_prompt = config.data.train_on_prompt
 
+    metric = config.evaluation.metric
+
     def evaluated(split: str, metric: str) -> EvaluationData | None:
         if split not in records:
             return None
@@ -76,7 +82,8 @@ def prepare_data(config: RunConfig) -> PreparedData:
         records=records,
         train=train,
         validation=evaluated("validation", "loss"),
-        test=evaluated("test", config.evaluation.metric),
+        scored_validation=evaluated("validation", metric) if config.evaluation.score_validation else None,
+        test=evaluated("test", metric),
     )
 
 
