@@ -15,6 +15,8 @@ from pydantic_core import ErrorDetails
 from linchain.errors import LinchainError, nearest
 from linchain.training.config import RunConfig
 
+Schema = typing.TypeVar("Schema", bound=BaseModel)
+
 # Sections that may be written as their name alone.
 NAMED_SECTIONS = ("model", "method")
 
@@ -27,6 +29,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises LinchainError: one message that lists every mistake, each with its key, its value and what is accepted.
     """
+    values, mistakes = read_values(path, overrides)
+    return build_config(values, str(path), mistakes)
+
+
+def read_values(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """What the YAML file `path` holds with the overrides applied, and what is wrong with those; nothing else is checked.
+
+    `output`, where it is not given, is runs/<name of the file>. Raises LinchainError for a file that cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -37,18 +48,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise LinchainError(f"{path}: expected a mapping of keys to values, found {type(values).__name__}")
     mistakes = [mistake for override in overrides if (mistake := _apply(values, override))]
     values.setdefault("output", f"runs/{path.stem}")
-    return build_config(values, str(path), mistakes)
+    return values, mistakes
 
 
 def build_config(values: dict[str, Any], origin: str = "configuration", mistakes: Iterable[str] = ()) -> RunConfig:
     """The configuration that `values` hold. `mistakes` found earlier are reported together with those found here."""
+    return validated(RunConfig, values, origin, [*mistakes, *method_mistakes(values.get("method", "linchain"))])
+
+
+def validated(schema: type[Schema], values: dict[str, Any], origin: str, mistakes: Iterable[str] = ()) -> Schema:
+    """`values` as an object of `schema`. Raises LinchainError with `mistakes` and all that the schema finds."""
     mistakes = list(mistakes)
     config = None
     try:
-        config = RunConfig.model_validate(values)
+        config = schema.model_validate(values)
     except ValidationError as error:
-        mistakes += [_describe(detail) for detail in error.errors()]
-    mistakes += _method_mistakes(values.get("method", "linchain"))
+        mistakes = [_describe(detail, schema) for detail in error.errors()] + mistakes
     if mistakes:
         raise LinchainError(_together(origin, mistakes))
     assert config is not None
@@ -117,7 +132,7 @@ def _other_method(before: Any, name: str) -> Any:
     return {"name": name} | {key: value for key, value in before.items() if key in methods.get(name).options}
 
 
-def _method_mistakes(method: Any) -> list[str]:
+def method_mistakes(method: Any) -> list[str]:
     """What the method itself finds wrong with its options."""
     from linchain import methods
 
@@ -132,14 +147,14 @@ def _method_mistakes(method: Any) -> list[str]:
     return []
 
 
-def _describe(detail: ErrorDetails) -> str:
+def _describe(detail: ErrorDetails, schema: type[BaseModel]) -> str:
     """One of pydantic's findings in our words: the key, the value, what is accepted."""
     location = [str(part) for part in detail["loc"]]
     key = ".".join(location)
     found = detail["input"]
     match detail["type"]:
         case "extra_forbidden":
-            accepted = sorted(_fields_at(location[:-1]))
+            accepted = sorted(_fields_at(schema, location[:-1]))
             close = nearest(location[-1], accepted)
             hint = f"; did you mean {close!r}?" if close else "."
             return f"{key}: unknown key{hint} Accepted: {', '.join(accepted)}"
@@ -158,8 +173,7 @@ def _describe(detail: ErrorDetails) -> str:
             return f"{key}: {message}, found {found!r:.80}"
 
 
-def _fields_at(location: list[str]) -> set[str]:
-    model: type[BaseModel] = RunConfig
+def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
     for part in location:
         annotation = model.model_fields[part].annotation
         assert isinstance(annotation, type)
@@ -174,12 +188,12 @@ def _together(origin: str, mistakes: list[str]) -> str:
     return f"{origin}: {len(mistakes)} mistakes\n{listed}"
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: BaseModel) -> str:
     """The resolved configuration as YAML that `load_config` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def differences(left: RunConfig, right: RunConfig) -> list[str]:
+def differences(left: BaseModel, right: BaseModel) -> list[str]:
     """`key: old is now new` for each key in which two configurations differ."""
     old, new = (dict(_flat(config.model_dump(mode="json"))) for config in (left, right))
     return [
