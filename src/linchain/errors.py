@@ -14,6 +14,10 @@ class LinchainError(ValueError):
     """
 
 
+class DivergedError(LinchainError):
+    """A training whose loss is no longer a number. Started again as it was it would diverge again."""
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str | None:
     """The accepted name closest to `name`, or None where none is close.
 

@@ -51,7 +51,7 @@ def bench(
     ] = None,
 ) -> None:
     """Time whole training steps of LinChain, Bone, PEFT's LoRA and others on this machine. Nothing is downloaded."""
-    from linchain.cli.quiet import quiet_libraries
+    from linchain.quiet import quiet_libraries
 
     quiet_libraries()
     from rich.console import Console

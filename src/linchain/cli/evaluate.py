@@ -43,7 +43,7 @@ def evaluate(
     """Score TARGET on data, with 95 % intervals, and keep the prediction of each example."""
     from rich.console import Console
 
-    from linchain.cli.quiet import quiet_libraries
+    from linchain.quiet import quiet_libraries
 
     quiet_libraries()
 

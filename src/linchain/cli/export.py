@@ -62,7 +62,7 @@ def export(
     """
     from rich.console import Console
 
-    from linchain.cli.quiet import quiet_libraries
+    from linchain.quiet import quiet_libraries
 
     quiet_libraries()
 

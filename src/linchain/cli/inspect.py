@@ -54,7 +54,7 @@ def inspect(
     if adapter is not None and (model is not None or options):
         raise LinchainError(f"inspect takes the adapter {adapter!r} or a model with options, not both")
 
-    from linchain.cli.quiet import quiet_libraries
+    from linchain.quiet import quiet_libraries
 
     quiet_libraries()
     if adapter is not None:

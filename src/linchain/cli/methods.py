@@ -24,7 +24,7 @@ def methods(
         return
     method = catalogue.get(name)
 
-    from linchain.cli.quiet import quiet_libraries
+    from linchain.quiet import quiet_libraries
 
     quiet_libraries()
     about = {"trained": method.trains, "optimizer": method.groups, "when": method.use, "result": method.leaves}

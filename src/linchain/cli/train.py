@@ -31,7 +31,7 @@ def train(
     """Fine-tune a model as CONFIG says, evaluate it before and after, and write the run's folder."""
     from rich.console import Console
 
-    from linchain.cli.quiet import quiet_libraries
+    from linchain.quiet import quiet_libraries
     from linchain.training.load_config import load_config
     from linchain.training.run import RunInterrupted, Start, check_folder, load_and_report, run_prepared
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from linchain.errors import LinchainError
+from linchain.errors import DivergedError
 from linchain.training.run_folder import read_jsonl, write_jsonl
 
 LOGGED = ("loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
@@ -45,7 +45,7 @@ class MetricsFile(TrainerCallback):
         if not ({"loss", "eval_loss"} & row.keys()):
             return
         if not math.isfinite(row.get("loss", row.get("eval_loss", 0.0))):
-            raise LinchainError(
+            raise DivergedError(
                 f"the loss is no longer a number at step {state.global_step}: try a lower training.learning_rate, "
                 "or training.precision bfloat16 or float32"
             )

@@ -107,6 +107,8 @@ def run_prepared(
             console.print(f"resuming from step {checkpoint_step(checkpoint)}")
         resumed_from = _fit(config, folder, trainer, callbacks)
         _save_trained(folder, data, trainer.model, start_tensors)
+        if data.scored_validation:
+            scores["validation"] = _evaluate(config, folder, data.scored_validation, "validation", trainer, console)
         if data.test:
             scores["after"] = _evaluate(config, folder, data.test, "after", trainer, console)
         _plot(folder)
@@ -115,8 +117,10 @@ def run_prepared(
             "resumed_from_step": resumed_from,
         }
         write_json(folder.result, result)
-    if scores:
-        console.print(score_table("test data before and after training" if len(scores) > 1 else "test data", scores))
+    if validation := scores.get("validation"):
+        console.print(score_table("validation data", {"after": validation}))
+    if test := {stage: found for stage, found in scores.items() if stage != "validation"}:
+        console.print(score_table("test data before and after training" if len(test) > 1 else "test data", test))
     console.print(paths(folder, config.method.name), markup=False, highlight=False, soft_wrap=True)
     return result
 
@@ -219,11 +223,12 @@ def _save_for_whole_base(model: Any, start: dict[str, Any], part: Path) -> None:
 def _evaluate(
     config: RunConfig, folder: RunFolder, test: EvaluationData, stage: str, trainer: Any, console: Console
 ) -> list[Score]:
-    """Scores of the test data, from the predictions on disk where an interrupted run has already made them."""
+    """Scores of a split at a stage, from the predictions on disk where an interrupted run has already made them."""
     file = folder.predictions / f"{stage}.jsonl"
     if file.is_file():
         return score(test.metric, read_jsonl(file))
-    with evaluation_progress(console, f"evaluating {stage} training", len(test.records)) as advance:
+    title = "evaluating on validation data" if stage == "validation" else f"evaluating {stage} training"
+    with evaluation_progress(console, title, len(test.records)) as advance:
         rows = predict(
             trainer.model,
             trainer.processing_class,
@@ -255,7 +260,7 @@ def _result(config: RunConfig, data: PreparedData, trainer: Any, scores: dict[st
         "format": data.format.name,
         "parameters": {"trainable": trainable, "total": total},
         "steps": trainer.state.global_step,
-        "metric": data.test.metric if data.test else None,
+        "metric": next((one.metric for one in (data.test, data.scored_validation) if one), None),
         "scores": {stage: [asdict(one) for one in found] for stage, found in scores.items()},
         "cost": trainer.cost.summary(),
     }

@@ -4,7 +4,8 @@ config.yaml         the resolved configuration          predictions/*.jsonl   pe
 environment.json    versions, commit, hashes            adapter/              the trained adapter and its tokenizer
 metrics.jsonl       loss and learning rate by step      model/                instead, where all weights were trained
 loss.svg            their plot, with matplotlib         checkpoints/          what --resume continues from
-                                                        result.json           written last: the run is complete
+diagnostics.jsonl   the update along training           result.json           written last: the run is complete
+error.json, log.txt of a run that a comparison started: why it failed, what it printed
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ class RunFolder:
         self.adapter = self.path / "adapter"
         self.model = self.path / "model"
         self.checkpoints = self.path / "checkpoints"
+        self.diagnostics = self.path / "diagnostics.jsonl"
         self.plot = self.path / "loss.svg"
+        self.error = self.path / "error.json"
+        self.log = self.path / "log.txt"
         self.result = self.path / "result.json"
         self._lock = self.path / ".lock"
 
@@ -45,7 +49,7 @@ class RunFolder:
         if self.config.is_file():
             return "complete" if self.result.is_file() else "interrupted"
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-        return "foreign" if names - {self._lock.name} else "new"
+        return "foreign" if names - {file.name for file in (self._lock, self.error, self.log)} else "new"
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end; one that a kill cut short is passed over."""
@@ -104,8 +108,8 @@ class RunFolder:
         """Remove what a run writes, and nothing else that lies in the folder."""
         # result.json first and config.yaml last: killed in between, the folder is still an interrupted run
         for path in (
-            self.result, self.predictions, self.adapter, self.model, self.checkpoints, self.metrics, self.plot,
-            self.environment, self.config,
+            self.result, self.predictions, self.adapter, self.model, self.checkpoints, self.metrics, self.diagnostics,
+            self.plot, self.error, self.environment, self.config,
         ):  # fmt: skip
             if path.is_dir():
                 shutil.rmtree(path)

@@ -1,0 +1,253 @@
+"""The plan of a comparison: one YAML that says which methods are compared, on what, and how they are searched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from linchain import methods
+from linchain.errors import unknown_name
+from linchain.training.config import MethodConfig, NamedSection, RunConfig, Section
+from linchain.training.load_config import method_mistakes, read_values, validated
+
+SEED_PARTS = ("init", "data", "dropout")
+# What a plan decides for each of its runs, and the key that it decides it by.
+DECIDED = {
+    "method": "methods",
+    "training.learning_rate": "learning_rates",
+    "evaluation.baseline": "nothing: the untrained model is no contestant",
+    "evaluation.score_validation": "nothing: it is what the learning rate is chosen by",
+}
+
+
+class ContestantConfig(NamedSection):
+    """`name` of a method, and beside it the label, learning rates of its own, and the method's options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(description="A method of `linchain methods`.")
+    label: str | None = Field(
+        default=None, description="Name in tables; needed where a method stands in the plan more than once."
+    )
+    learning_rates: tuple[float, ...] | None = Field(
+        default=None,
+        description="A grid of its own, as long as the plan's: an equal search is as many rates for each.",
+    )
+
+
+class CostConfig(Section):
+    steps: int = Field(default=10, gt=0, description="Optimizer steps of one measurement of time and memory.")
+    rounds: int = Field(default=3, ge=0, description="Measurements of each contestant, in shuffled rounds; 0: none.")
+
+
+class PlanConfig(RunConfig):
+    """A run's sections, the same for every contestant, and what is compared."""
+
+    methods: tuple[ContestantConfig, ...] = Field(
+        min_length=1, description="The contestants: names of methods, or mappings of `name`, `label` and options."
+    )
+    options: dict[str, Any] = Field(
+        default={},
+        description="Options for every method that has them, such as `target_modules`, which a plan has to name.",
+    )
+    reference: str | None = Field(
+        default=None, description="The contestant that the others are tested against. Default: the first."
+    )
+    learning_rates: tuple[float, ...] = Field(
+        min_length=1, description="The grid that each contestant is searched on, with `training.seed`."
+    )
+    seeds: tuple[int, ...] = Field(
+        default=(1, 2, 3),
+        min_length=1,
+        description="Seeds of the final runs at the chosen rate: a list, or how many.",
+    )
+    vary: tuple[Literal["init", "data", "dropout"], ...] = Field(
+        default=SEED_PARTS,
+        min_length=1,
+        description="What a seed moves: the adapter's start, the order of data, dropout. The rest stays at `training.seed`.",
+    )
+    budgets: tuple[int, ...] = Field(
+        default=(), description="Compare at each of these numbers of optimizer steps, each with a search of its own."
+    )
+    threads: int | None = Field(
+        default=None,
+        gt=0,
+        description="CPU threads of a run; as many runs go at a time as fit. Default: all cores, one run at a time.",
+    )
+    cost: CostConfig = CostConfig()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds_from_number(cls, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return value
+        if value < 1:
+            raise ValueError(f"a comparison needs at least one seed, got {value}")
+        return tuple(range(1, value + 1))
+
+    @model_validator(mode="after")
+    def _searchable(self) -> PlanConfig:
+        for key in ("learning_rates", "seeds", "budgets"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values) or any(value < 0 for value in values):
+                raise ValueError(f"{key} must be different positive numbers, found {list(values)}")
+        if len(self.learning_rates) > 1 and not (self.data.validation or self.data.validation_size):
+            raise ValueError(
+                "a search needs data.validation or data.validation_size: no learning rate is chosen by test data"
+            )
+        if not self.data.test:
+            raise ValueError("data.test: a comparison needs test data")
+        return self
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method with its options under the name that the tables call it by, and the learning rates that it is searched on."""
+
+    label: str
+    method: str
+    options: dict[str, Any]
+    learning_rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison does. `run` holds the sections that all runs share, as a run's configuration has them."""
+
+    contestants: tuple[Contestant, ...]
+    reference: str
+    seeds: tuple[int, ...]
+    vary: tuple[str, ...]
+    budgets: tuple[int | None, ...]
+    threads: int | None
+    cost: CostConfig
+    output: Path
+    run: dict[str, Any]
+    values: dict[str, Any]
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is more than one learning rate to choose from."""
+        return any(len(contestant.learning_rates) > 1 for contestant in self.contestants)
+
+    def contestant(self, label: str) -> Contestant:
+        """The contestant of this label."""
+        return next(contestant for contestant in self.contestants if contestant.label == label)
+
+
+def load_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
+    """The plan in the YAML file `path`, with `key.key=value` overrides.
+
+    Raises LinchainError: one message that lists every mistake in the file and the overrides.
+    """
+    values, mistakes = read_values(path, overrides)
+    return build_plan(values, str(path), mistakes)
+
+
+def build_plan(values: dict[str, Any], origin: str = "plan", mistakes: Sequence[str] = ()) -> Plan:
+    """The plan that `values` hold. Raises LinchainError as `load_plan` does."""
+    found = [*mistakes, *_decided_mistakes(values), *_method_mistakes(values)]
+    config = validated(PlanConfig, values, origin, found)
+    own = {"methods", "options", "reference", "learning_rates", "seeds", "vary", "budgets", "threads", "cost"}
+    run = config.model_dump(mode="json", exclude={*own, "method", "output"})
+    contestants = tuple(_contestant(one, config) for one in config.methods)
+    return Plan(
+        contestants=contestants,
+        reference=config.reference or contestants[0].label,
+        seeds=config.seeds,
+        vary=config.vary,
+        budgets=config.budgets or (None,),
+        threads=config.threads,
+        cost=config.cost,
+        output=Path(config.output).expanduser(),
+        run=run,
+        values=config.model_dump(mode="json", exclude={"method"}),
+    )
+
+
+def _contestant(one: ContestantConfig, config: PlanConfig) -> Contestant:
+    method = methods.get(one.name)
+    shared = {name: value for name, value in config.options.items() if name in method.options}
+    own = dict(one.model_extra or {})
+    return Contestant(one.label or one.name, one.name, shared | own, one.learning_rates or config.learning_rates)
+
+
+def _decided_mistakes(values: Mapping[str, Any]) -> list[str]:
+    """Keys of a run that would do nothing in a plan."""
+    mistakes = []
+    for key, by in DECIDED.items():
+        inside: Any = values
+        for part in key.split("."):
+            inside = inside.get(part) if isinstance(inside, Mapping) else None
+        if inside is not None:
+            mistakes.append(f"{key}: a plan decides it by {by}")
+    return mistakes
+
+
+def _method_mistakes(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the contestants beyond the schema: labels, options, grids, targets that nobody named."""
+    given, shared = values.get("methods"), values.get("options") or {}
+    if not isinstance(given, list | tuple) or not isinstance(shared, Mapping):
+        return []  # the schema reports it
+    entries = [{"name": one} if isinstance(one, str) else one for one in given]
+    if not all(isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in entries):
+        return []
+    mistakes, rates = [], values.get("learning_rates")
+    for one in entries:
+        mistakes += _entry_mistakes(one, shared, rates)
+    known = {option for one in entries if one["name"] in methods.names() for option in methods.get(one["name"]).options}
+    mistakes += [
+        f"options: {unknown_name('option of these methods', name, known)}" for name in shared if name not in known
+    ]
+    labels = [str(one.get("label") or one["name"]) for one in entries]
+    mistakes += [
+        f"methods: {label!r} stands there {count} times; give each a label of its own"
+        for label, count in Counter(labels).items()
+        if count > 1
+    ]
+    reference = values.get("reference")
+    if reference is not None and reference not in labels:
+        mistakes.append(f"reference: {unknown_name('contestant', str(reference), labels)}")
+    return mistakes
+
+
+def _entry_mistakes(one: Mapping[str, Any], shared: Mapping[str, Any], rates: Any) -> list[str]:
+    own = {name: value for name, value in one.items() if name not in ("label", "learning_rates")}
+    if one["name"] not in methods.names():
+        return method_mistakes(own)
+    method = methods.get(one["name"])
+    options = {name: value for name, value in shared.items() if name in method.options}
+    mistakes = method_mistakes({**options, **own})
+    label = str(one.get("label") or one["name"])
+    if not label.strip() or label.startswith(".") or any(sign in label for sign in "/\\\0"):
+        mistakes.append(f"methods: the label {label!r} cannot be the name of a folder")
+    if "target_modules" in method.options and not {**options, **own}.get("target_modules"):
+        mistakes.append(
+            f"methods.{label}: a comparison has to name the target_modules (options: {{target_modules: …}}), since their "
+            "defaults differ between methods"
+        )
+    grid = one.get("learning_rates")
+    if isinstance(grid, list) and isinstance(rates, list) and len(grid) != len(rates):
+        mistakes.append(
+            f"methods.{label}: {len(grid)} learning rates where the plan has {len(rates)}; an equal search is as many for each"
+        )
+    return mistakes
+
+
+def run_values(
+    plan: Plan, contestant: Contestant, learning_rate: float, seed: int | None, budget: int | None, output: Path
+) -> dict[str, Any]:
+    """The configuration of one training run of the plan. `seed` None is the search's: all at `training.seed`."""
+    training = dict(plan.run["training"]) | {"learning_rate": learning_rate}
+    if budget is not None:
+        training["max_steps"] = budget
+    if seed is not None:
+        training |= {f"{part}_seed": seed for part in plan.vary}
+    method = MethodConfig(name=contestant.method, **contestant.options).model_dump(mode="json")
+    return {**plan.run, "method": method, "training": training, "output": str(output)}
+

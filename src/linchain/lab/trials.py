@@ -1,0 +1,212 @@
+"""The runs of a comparison: what each of them is, where it lies, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from linchain.errors import LinchainError
+from linchain.lab.choice import Choice, chosen_rates
+from linchain.lab.plan import Contestant, Plan, build_plan, run_values
+from linchain.training.load_config import parse_yaml
+from linchain.training.run_folder import RunFolder, read_json, read_jsonl
+
+Stage = Literal["search", "final", "cost"]
+# What a run calls its scores and predictions of each split.
+SPLITS = {"validation": "validation", "test": "after"}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a comparison.
+
+    Attributes:
+        contestant: its label.
+        stage: "search" (scored on the validation split), "final" (scored once on the test split), or "cost" (some steps
+            alone on the machine).
+        budget: optimizer steps; None where the plan has no budgets.
+        learning_rate: of its training.
+        seed: of a final run; the number of the round of a cost run; None for a search.
+        folder: its run folder.
+        values: its configuration, as `linchain.training.load_config.build_config` takes it.
+    """
+
+    contestant: str
+    stage: Stage
+    budget: int | None
+    learning_rate: float
+    seed: int | None
+    folder: Path
+    values: Mapping[str, Any]
+
+    @property
+    def files(self) -> RunFolder:
+        return RunFolder(self.folder)
+
+    @property
+    def state(self) -> Literal["done", "failed", "missing"]:
+        if self.files.result.is_file():
+            return "done"
+        return "failed" if self.files.error.is_file() else "missing"
+
+    @cached_property
+    def failure(self) -> dict[str, Any] | None:
+        """error.json of a failed run: `error`, one line, and whether the run `diverged`."""
+        return read_json(self.files.error) if self.state == "failed" else None
+
+    @property
+    def error(self) -> str | None:
+        """Why a failed run failed, in one line."""
+        return self.failure["error"] if self.failure else None
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """result.json of a finished run."""
+        return read_json(self.files.result)
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The logged losses by step."""
+        return read_jsonl(self.files.metrics) if self.files.metrics.is_file() else []
+
+    @cached_property
+    def diagnostics(self) -> list[dict[str, Any]]:
+        """What was measured of the update along training; empty where nothing was."""
+        return read_jsonl(self.files.diagnostics) if self.files.diagnostics.is_file() else []
+
+    def scores(self, split: str) -> list[dict[str, Any]]:
+        """Scores of a finished run on the split "validation" or "test", one for each task and metric."""
+        return self.result["scores"].get(SPLITS[split], [])
+
+    def predictions(self, split: str) -> list[dict[str, Any]]:
+        """One row a record of the split "validation" or "test", in the order of the data."""
+        return read_jsonl(self.files.predictions / f"{SPLITS[split]}.jsonl")
+
+    def describe(self) -> str:
+        """The trial in a few words."""
+        budget = "" if self.budget is None else f", {self.budget} steps"
+        what = {
+            "search": f"search at {self.learning_rate:g}",
+            "final": f"seed {self.seed}",
+            "cost": f"cost, round {self.seed}",
+        }
+        return f"{self.contestant}: {what[self.stage]}{budget}"
+
+
+class Comparison:
+    """A comparison's folder: its plan, and the trials that the plan asks for.
+
+    plan.yaml           the resolved plan                   runs/<contestant>/…   a run folder for each trial
+    environment.json    versions, machine, commit, hashes   summary.json          the statistics
+    report.html         the report, also as report.md       tables/*.csv          its tables
+    """
+
+    def __init__(self, plan: Plan, folder: Path | None = None) -> None:
+        self.plan = plan
+        self.folder = folder or plan.output
+        self.plan_file = self.folder / "plan.yaml"
+        self.environment_file = self.folder / "environment.json"
+        self.summary = self.folder / "summary.json"
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Comparison:
+        """The comparison in `folder`, finished or not. Raises LinchainError where there is none."""
+        folder = Path(folder).expanduser()
+        file = folder / "plan.yaml"
+        if not file.is_file():
+            raise LinchainError(f"{folder} holds no comparison: there is no plan.yaml in it")
+        values = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+        return cls(build_plan(values, str(file)), folder)
+
+    def dump_plan(self) -> str:
+        """plan.yaml: what `load` reads back to an equal plan."""
+        return yaml.safe_dump(self.plan.values, sort_keys=False, allow_unicode=True)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """environment.json; empty before the first run."""
+        return read_json(self.environment_file) if self.environment_file.is_file() else {}
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every trial that is known by now: final and cost runs are once the learning rates are chosen."""
+        search = self.search_trials()
+        choices = self.choices(search)
+        return (*search, *self.final_trials(choices), *self.cost_trials(choices))
+
+    def search_trials(self) -> tuple[Trial, ...]:
+        """Each contestant at each learning rate and budget; none where there is one rate only."""
+        if not self.plan.searches:
+            return ()
+        return tuple(
+            self._trial(contestant, "search", budget, rate, None, f"search-{rate:g}")
+            for budget in self.plan.budgets
+            for contestant in self.plan.contestants
+            for rate in contestant.learning_rates
+        )
+
+    def choices(self, search: tuple[Trial, ...]) -> dict[tuple[str, int | None], float]:
+        """The learning rate of each contestant and budget whose search is over; the plan's only one without a search."""
+        if not self.plan.searches:
+            pairs = ((one, budget) for budget in self.plan.budgets for one in self.plan.contestants)
+            return {(one.label, budget): one.learning_rates[0] for one, budget in pairs}
+        open_ones = {(trial.contestant, trial.budget) for trial in search if trial.state == "missing"}
+        found: dict[tuple[str, int | None], Choice] = chosen_rates(search)
+        return {
+            key: choice.learning_rate
+            for key, choice in found.items()
+            if key not in open_ones and choice.learning_rate is not None
+        }
+
+    def final_trials(self, choices: Mapping[tuple[str, int | None], float]) -> tuple[Trial, ...]:
+        """Each contestant at its chosen rate with each seed. Seed by seed, so that an unfinished comparison is level."""
+        return tuple(
+            self._trial(contestant, "final", budget, rate, seed, f"seed-{seed}")
+            for seed in self.plan.seeds
+            for contestant, budget, rate in self._chosen(choices)
+        )
+
+    def cost_trials(self, choices: Mapping[tuple[str, int | None], float]) -> tuple[Trial, ...]:
+        """Each contestant for a few steps, in rounds. The largest budget's rate: a step costs the same at any."""
+        last = self.plan.budgets[-1]
+        return tuple(
+            self._trial(contestant, "cost", None, rate, round, f"cost-{round}")
+            for round in range(1, self.plan.cost.rounds + 1)
+            for contestant, budget, rate in self._chosen(choices)
+            if budget == last
+        )
+
+    def _chosen(
+        self, choices: Mapping[tuple[str, int | None], float]
+    ) -> Iterator[tuple[Contestant, int | None, float]]:
+        for budget in self.plan.budgets:
+            for contestant in self.plan.contestants:
+                if (contestant.label, budget) in choices:
+                    yield contestant, budget, choices[contestant.label, budget]
+
+    def _trial(
+        self, contestant: Contestant, stage: Stage, budget: int | None, rate: float, seed: int | None, name: str
+    ) -> Trial:
+        within = "" if budget is None else f"steps-{budget}"
+        folder = self.folder / "runs" / contestant.label / within / name
+        values = run_values(self.plan, contestant, rate, seed if stage == "final" else None, budget, folder)
+        return Trial(contestant.label, stage, budget, rate, seed, folder, _for_stage(values, stage, self.plan))
+
+
+def _for_stage(values: dict[str, Any], stage: Stage, plan: Plan) -> dict[str, Any]:
+    """A run's configuration with what its stage needs, and nothing else: test data are seen by final runs only."""
+    data, training, evaluation = (dict(values[section]) for section in ("data", "training", "evaluation"))
+    evaluation["baseline"] = False
+    if stage != "final":
+        data["test"] = None
+        training["diagnostics_steps"] = None
+    if stage == "search":
+        evaluation["score_validation"] = True
+    if stage == "cost":
+        training |= {"max_steps": plan.cost.steps, "keep_best": False}
+    return {**values, "data": data, "training": training, "evaluation": evaluation}

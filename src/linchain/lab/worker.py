@@ -1,0 +1,86 @@
+"""One run of a comparison, in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+# imported when the fork server starts, so that a forked run finds its libraries loaded
+import peft  # noqa: F401
+import torch
+from rich.console import Console
+
+from linchain.quiet import quiet_libraries
+from linchain.errors import DivergedError, LinchainError, first_line
+from linchain.training.load_config import build_config
+from linchain.training.run import RunInterrupted, Start, train
+from linchain.training.run_folder import RunFolder, write_json
+
+
+def work(values: Mapping[str, Any], stage: str, threads: int, gpu: int | None) -> None:
+    """Runs the configuration `values`, or continues it, and leaves result.json or error.json; exits with 0 or 1.
+
+    A run of the stage "cost" starts again, so that its figures are of one piece. What is printed goes to log.txt.
+    """
+    _end_with_parent()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpu)
+    folder = RunFolder(values["output"])
+    folder.path.mkdir(parents=True, exist_ok=True)
+    _print_to(folder)
+    quiet_libraries()
+    torch.set_num_threads(threads)
+    folder.error.unlink(missing_ok=True)
+    try:
+        continues = folder.state == "interrupted"
+        start = Start(overwrite=continues) if stage == "cost" else Start(resume=continues)
+        train(build_config(dict(values)), start, Console(file=sys.stdout, force_terminal=False, width=120))
+    except (RunInterrupted, KeyboardInterrupt):
+        sys.exit(1)
+    except Exception as error:
+        if not isinstance(error, LinchainError):
+            traceback.print_exc()
+        _fail(folder, error)
+        sys.exit(1)
+    _leave_what_is_read(folder, stage)
+
+
+def _fail(folder: RunFolder, error: Exception) -> None:
+    text = str(error) if isinstance(error, LinchainError) else f"{type(error).__name__}: {first_line(error)}"
+    write_json(folder.error, {"error": " ".join(text.split()), "diverged": isinstance(error, DivergedError)})
+
+
+def _leave_what_is_read(folder: RunFolder, stage: str) -> None:
+    """Of a finished run: no checkpoints, and weights of final runs only. A plan has many runs, and disks are finite."""
+    for path in (folder.checkpoints, *(() if stage == "final" else (folder.adapter, folder.model))):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _visible(gpu: int) -> str:
+    """The device as the user's own CUDA_VISIBLE_DEVICES, where it is set, names it."""
+    listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return listed[gpu] if listed else str(gpu)
+
+
+def _print_to(folder: RunFolder) -> None:
+    log = folder.log.open("a", encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log.fileno(), stream.fileno())
+
+
+def _end_with_parent() -> None:
+    """A killed comparison leaves no runs behind that would hold their folders when it is started again."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
