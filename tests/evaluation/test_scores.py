@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from linchain.evaluation.scores import matthews, mean_loss, pearson, score, wilson
+from linchain.evaluation.scores import mean_loss, score, wilson
 
 
 def test_wilson_equals_statsmodels():
@@ -33,18 +33,17 @@ def test_bootstrap_covers_a_known_standard_error():
     assert (loss.high - loss.low) / 2 == pytest.approx(half, rel=0.1)
 
 
-def test_correlations_equal_scikit_learn_and_numpy():
+def test_correlations_are_taken_from_labels_and_predictions():
     sklearn = pytest.importorskip("sklearn.metrics")
     generator = np.random.default_rng(2)
     labels, guesses = generator.integers(3, size=(2, 200))
     guesses = np.where(generator.random(200) < 0.5, labels, guesses)
-    assert matthews(labels, guesses) == pytest.approx(sklearn.matthews_corrcoef(labels, guesses))
-    names = np.array(["a", "b", "c"])
-    assert matthews(names[labels], names[guesses]) == pytest.approx(matthews(labels, guesses))
-    assert matthews(labels, np.zeros(200)) == 0.0
-    x, y = labels + generator.normal(size=200), labels.astype(float)
-    assert pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
-    assert pearson(x, np.ones(200)) == 0.0
+    rows = [{"label": int(label), "prediction": int(guess)} for label, guess in zip(labels, guesses, strict=True)]
+    (found,) = score("matthews", rows)
+    assert found.value == pytest.approx(sklearn.matthews_corrcoef(labels, guesses))
+    assert found.low < found.value < found.high
+    (found,) = score("pearson", rows)
+    assert found.value == pytest.approx(np.corrcoef(labels, guesses)[0, 1])
 
 
 def test_exact_match_is_shown_in_percent():

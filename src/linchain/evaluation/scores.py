@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from linchain.evaluation import resampling
+
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,14 @@ def score(metric: str, rows: Sequence[dict[str, Any]]) -> list[Score]:
         return _loss_scores(rows)
     if metric in SHARES:
         return [_share(metric, [row["correct"] for row in rows])]
-    statistic = {"matthews": matthews, "pearson": pearson}[metric]
-    left, right = (np.array([row[key] for row in rows]) for key in ("label", "prediction"))
-    low, high = bootstrap(lambda chosen: statistic(left[chosen], right[chosen]), len(rows))
-    return [Score(metric, statistic(left, right), low, high, len(rows), "bootstrap over examples")]
+    statistic = {"matthews": resampling.matthews, "pearson": resampling.pearson}[metric]
+    labels, predictions = (np.array([row[key] for row in rows]) for key in ("label", "prediction"))
+    return [_bootstrapped(metric, statistic(labels, predictions[None]), len(rows))]
+
+
+def _bootstrapped(name: str, statistic: resampling.Statistic, n: int) -> Score:
+    low, high = resampling.interval(resampling.bootstrap(statistic, n)[:, 0])
+    return Score(name, float(resampling.value(statistic, n)[0]), low, high, n, "bootstrap over examples")
 
 
 def _share(name: str, correct: Sequence[bool]) -> Score:
@@ -53,25 +58,21 @@ def _share(name: str, correct: Sequence[bool]) -> Score:
 
 def mean_loss(rows: Sequence[dict[str, Any]]) -> float:
     """The mean loss over all tokens (over examples for a classifier) of prediction rows."""
-    sums, tokens = _sums_and_tokens(rows)
-    return float(sums.sum() / tokens.sum())
+    return float(resampling.value(_mean_loss(rows), len(rows))[0])
 
 
-def _sums_and_tokens(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+def _mean_loss(rows: Sequence[dict[str, Any]]) -> resampling.Statistic:
     tokens = np.array([row.get("tokens", 1) for row in rows], dtype=float)
-    return np.array([row["loss"] for row in rows]) * tokens, tokens
+    return resampling.mean(np.array([[row["loss"] for row in rows]]), tokens[None])
 
 
 def _loss_scores(rows: Sequence[dict[str, Any]]) -> list[Score]:
     """The mean loss, and its exponential, the perplexity, where it is one over tokens."""
-    sums, tokens = _sums_and_tokens(rows)
-
-    value = mean_loss(rows)
-    low, high = bootstrap(lambda chosen: float(sums[chosen].sum() / tokens[chosen].sum()), len(rows))
-    kind = "bootstrap over examples"
-    scores = [Score("loss", value, low, high, len(rows), kind)]
+    loss = _bootstrapped("loss", _mean_loss(rows), len(rows))
+    scores = [loss]
     if "tokens" in rows[0]:
-        scores.append(Score("perplexity", _exp(value), _exp(low), _exp(high), len(rows), kind))
+        value, low, high = _exp(loss.value), _exp(loss.low), _exp(loss.high)
+        scores.append(Score("perplexity", value, low, high, loss.n, loss.interval))
     return scores
 
 
@@ -85,27 +86,3 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     centre = (share + extra / 2) / (1 + extra)
     half = Z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def bootstrap(statistic: Callable[[np.ndarray], float], n: int) -> tuple[float, float]:
-    """Percentile interval of `statistic` (of the chosen rows' indices) over 2,000 resamples of `n` rows, seeded."""
-    generator = np.random.default_rng(0)
-    values = [statistic(generator.integers(n, size=n)) for _ in range(RESAMPLES)]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Matthews' correlation for any number of classes (Gorodkin 2004); 0 where either side is constant."""
-    classes = np.unique(np.concatenate([labels, predictions]))
-    left, right = (values[:, None] == classes for values in (labels, predictions))
-    left, right = left - left.mean(0), right - right.mean(0)
-    spread = math.sqrt((left * left).sum() * (right * right).sum())
-    return float((left * right).sum() / spread) if spread else 0.0
-
-
-def pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Pearson's correlation; 0 where either side is constant."""
-    left, right = labels - labels.mean(), predictions - predictions.mean()
-    spread = math.sqrt((left * left).sum() * (right * right).sum())
-    return float((left * right).sum() / spread) if spread else 0.0
