@@ -15,7 +15,8 @@ from linchain.errors import unknown_name
 from linchain.training.config import MethodConfig, NamedSection, RunConfig, Section
 from linchain.training.load_config import method_mistakes, read_values, validated
 
-SEED_PARTS = ("init", "data", "dropout")
+SeedPart = Literal["init", "data", "dropout"]
+SEED_PARTS: tuple[SeedPart, ...] = ("init", "data", "dropout")
 # What a plan decides for each of its runs, and the key that it decides it by.
 DECIDED = {
     "method": "methods",
@@ -66,7 +67,7 @@ class PlanConfig(RunConfig):
         min_length=1,
         description="Seeds of the final runs at the chosen rate: a list, or how many.",
     )
-    vary: tuple[Literal["init", "data", "dropout"], ...] = Field(
+    vary: tuple[SeedPart, ...] = Field(
         default=SEED_PARTS,
         min_length=1,
         description="What a seed moves: the adapter's start, the order of data, dropout. The rest stays at `training.seed`.",
@@ -117,7 +118,11 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison does. `run` holds the sections that all runs share, as a run's configuration has them."""
+    """What a comparison does.
+
+    `run` holds the sections that all runs share, as a run's configuration has them; `config` is the plan as it was
+    written, with its defaults filled in.
+    """
 
     contestants: tuple[Contestant, ...]
     reference: str
@@ -128,7 +133,7 @@ class Plan:
     cost: CostConfig
     output: Path
     run: dict[str, Any]
-    values: dict[str, Any]
+    config: PlanConfig
 
     @property
     def searches(self) -> bool:
@@ -166,7 +171,7 @@ def build_plan(values: dict[str, Any], origin: str = "plan", mistakes: Sequence[
         cost=config.cost,
         output=Path(config.output).expanduser(),
         run=run,
-        values=config.model_dump(mode="json", exclude={"method"}),
+        config=config,
     )
 
 
@@ -250,4 +255,3 @@ def run_values(
         training |= {f"{part}_seed": seed for part in plan.vary}
     method = MethodConfig(name=contestant.method, **contestant.options).model_dump(mode="json")
     return {**plan.run, "method": method, "training": training, "output": str(output)}
-

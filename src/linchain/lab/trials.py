@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -125,7 +125,14 @@ class Comparison:
 
     def dump_plan(self) -> str:
         """plan.yaml: what `load` reads back to an equal plan."""
-        return yaml.safe_dump(self.plan.values, sort_keys=False, allow_unicode=True)
+        values = self.plan.config.model_dump(mode="json", exclude={"method"})
+        for section, key in (
+            ("training", "learning_rate"),
+            ("evaluation", "baseline"),
+            ("evaluation", "score_validation"),
+        ):
+            del values[section][key]  # the plan decides them, and would be refused with them
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -166,7 +173,7 @@ class Comparison:
     def final_trials(self, choices: Mapping[tuple[str, int | None], float]) -> tuple[Trial, ...]:
         """Each contestant at its chosen rate with each seed. Seed by seed, so that an unfinished comparison is level."""
         return tuple(
-            self._trial(contestant, "final", budget, rate, seed, f"seed-{seed}")
+            self._trial(contestant, "final", budget, rate, seed, f"seed-{seed}-at-{rate:g}")
             for seed in self.plan.seeds
             for contestant, budget, rate in self._chosen(choices)
         )
@@ -175,11 +182,22 @@ class Comparison:
         """Each contestant for a few steps, in rounds. The largest budget's rate: a step costs the same at any."""
         last = self.plan.budgets[-1]
         return tuple(
-            self._trial(contestant, "cost", None, rate, round, f"cost-{round}")
+            self._trial(contestant, "cost", None, rate, round, f"cost-{round}-at-{rate:g}")
             for round in range(1, self.plan.cost.rounds + 1)
             for contestant, budget, rate in self._chosen(choices)
             if budget == last
         )
+
+    def example_trial(self, contestant: Contestant) -> Trial:
+        """A final run of the contestant, for what all its runs share: nothing is chosen yet."""
+        plan = self.plan
+        return self._trial(contestant, "final", plan.budgets[0], contestant.learning_rates[0], plan.seeds[0], "example")
+
+    def probe_trial(self, folder: Path, steps: int) -> Trial:
+        """A few steps of the reference in a folder elsewhere, to time them."""
+        trial = self.example_trial(self.plan.contestant(self.plan.reference))
+        values = _for_stage(dict(trial.values), "cost", steps)
+        return replace(trial, stage="cost", folder=folder, values={**values, "output": str(folder)})
 
     def _chosen(
         self, choices: Mapping[tuple[str, int | None], float]
@@ -195,10 +213,12 @@ class Comparison:
         within = "" if budget is None else f"steps-{budget}"
         folder = self.folder / "runs" / contestant.label / within / name
         values = run_values(self.plan, contestant, rate, seed if stage == "final" else None, budget, folder)
-        return Trial(contestant.label, stage, budget, rate, seed, folder, _for_stage(values, stage, self.plan))
+        return Trial(
+            contestant.label, stage, budget, rate, seed, folder, _for_stage(values, stage, self.plan.cost.steps)
+        )
 
 
-def _for_stage(values: dict[str, Any], stage: Stage, plan: Plan) -> dict[str, Any]:
+def _for_stage(values: dict[str, Any], stage: Stage, cost_steps: int) -> dict[str, Any]:
     """A run's configuration with what its stage needs, and nothing else: test data are seen by final runs only."""
     data, training, evaluation = (dict(values[section]) for section in ("data", "training", "evaluation"))
     evaluation["baseline"] = False
@@ -208,5 +228,5 @@ def _for_stage(values: dict[str, Any], stage: Stage, plan: Plan) -> dict[str, An
     if stage == "search":
         evaluation["score_validation"] = True
     if stage == "cost":
-        training |= {"max_steps": plan.cost.steps, "keep_best": False}
+        training |= {"max_steps": cost_steps, "keep_best": False}
     return {**values, "data": data, "training": training, "evaluation": evaluation}

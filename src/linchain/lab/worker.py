@@ -16,8 +16,8 @@ import peft  # noqa: F401
 import torch
 from rich.console import Console
 
-from linchain.quiet import quiet_libraries
 from linchain.errors import DivergedError, LinchainError, first_line
+from linchain.quiet import quiet_libraries
 from linchain.training.load_config import build_config
 from linchain.training.run import RunInterrupted, Start, train
 from linchain.training.run_folder import RunFolder, write_json

@@ -102,13 +102,14 @@ def _memory_line(memory: MemoryEstimate, precision: str) -> str:
     parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
     if memory.activations is not None:
         parts["activations"] = memory.activations
-    listed = ", ".join(f"{name} {_mebibytes(size)}" for name, size in parts.items())
+    listed = ", ".join(f"{name} {mebibytes(size)}" for name, size in parts.items())
     beside = "" if memory.activations is not None else ", activations unknown"
     without = "" if precision == "float32" else f"; as without {precision} autocast"
-    return f"about {_mebibytes(memory.total)} ({listed}{beside}){without}"
+    return f"about {mebibytes(memory.total)} ({listed}{beside}){without}"
 
 
-def _mebibytes(size: int) -> str:
+def mebibytes(size: int) -> str:
+    """A number of bytes in words."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 

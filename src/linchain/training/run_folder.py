@@ -14,13 +14,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from linchain.errors import LinchainError
 from linchain.files import check_writable
 
+LOCK = ".lock"
 State = Literal["new", "interrupted", "complete", "foreign"]
 
 
@@ -41,7 +42,6 @@ class RunFolder:
         self.error = self.path / "error.json"
         self.log = self.path / "log.txt"
         self.result = self.path / "result.json"
-        self._lock = self.path / ".lock"
 
     @property
     def state(self) -> State:
@@ -49,7 +49,7 @@ class RunFolder:
         if self.config.is_file():
             return "complete" if self.result.is_file() else "interrupted"
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-        return "foreign" if names - {file.name for file in (self._lock, self.error, self.log)} else "new"
+        return "foreign" if names - {LOCK, self.error.name, self.log.name} else "new"
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end; one that a kill cut short is passed over."""
@@ -84,25 +84,9 @@ class RunFolder:
         state = _trainer_state(checkpoint) if checkpoint else None
         return f"step {state['global_step']} of {state['max_steps']}" if state else "no checkpoint yet"
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> AbstractContextManager[None]:
         """Hold the folder until left or killed; LinchainError where another process holds it."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = self._lock.open("w")
-        except OSError as error:
-            raise LinchainError(f"output folder {self.path} cannot be written: {error.strerror}") from error
-        with lock:
-            try:
-                import fcntl
-            except ImportError:  # Windows has no flock: the run is then not guarded against a second process
-                yield
-                return
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise LinchainError(f"output folder {self.path} is in use by another linchain process") from error
-            yield
+        return folder_lock(self.path)
 
     def clear(self) -> None:
         """Remove what a run writes, and nothing else that lies in the folder."""
@@ -115,6 +99,27 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_lock(path: Path) -> Iterator[None]:
+    """Make the folder `path` and hold it until left or killed; LinchainError where another process holds it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK).open("w")
+    except OSError as error:
+        raise LinchainError(f"output folder {path} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no flock: the folder is then not guarded against a second process
+            yield
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LinchainError(f"output folder {path} is in use by another linchain process") from error
+        yield
 
 
 def checkpoint_step(checkpoint: Path) -> int:

@@ -1,0 +1,130 @@
+"""From a plan to its report: search every contestant alike, train the chosen settings on several seeds, measure the cost."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from linchain.errors import LinchainError
+from linchain.files import check_writable
+from linchain.lab.progress import PlanProgress
+from linchain.lab.queue import Slot, run_all, slots
+from linchain.lab.trials import Comparison, Trial
+from linchain.training.load_config import build_config, differences, load_config
+from linchain.training.run_folder import LOCK, folder_lock, read_json, write_json, write_text
+
+
+def compare(comparison: Comparison, console: Console | None = None) -> Comparison:
+    """Runs what of the plan has not been run, and writes summary.json and the report.
+
+    A comparison that was killed continues where it stopped, and ends in the same summary.json as an undisturbed one. A run
+    that fails is a row with its error; started again, the comparison tries it again, unless it diverged.
+
+    Raises LinchainError, before anything is run, for a folder that holds another plan or something else.
+    """
+    console = console or Console(quiet=True)
+    check_folder(comparison)
+    with folder_lock(comparison.folder):
+        write_text(comparison.plan_file, comparison.dump_plan())
+        places = slots(comparison.plan.threads)
+        with PlanProgress(console, expected_runs(comparison), len(places)) as progress:
+            _run_stage(comparison, lambda: comparison.search_trials(), places, progress)
+            _run_stage(comparison, lambda: comparison.final_trials(_choices(comparison)), places, progress)
+            # alone on the machine, or the figures would be of the neighbours, too
+            _run_stage(
+                comparison, lambda: _shuffled(comparison.cost_trials(_choices(comparison))), places[:1], progress
+            )
+        _write_environment(comparison)
+        write_summary(comparison)
+    return comparison
+
+
+def check_folder(comparison: Comparison) -> None:
+    """Refuse a folder that holds something else, or runs that this plan would have configured otherwise.
+
+    A plan may grow: more seeds, rates or contestants leave the runs that are there as they are.
+    """
+    check_writable(comparison.folder)
+    if not comparison.plan_file.is_file():
+        if comparison.folder.is_dir() and {entry.name for entry in comparison.folder.iterdir()} - {LOCK}:
+            raise LinchainError(
+                f"output folder {comparison.folder} is not empty and holds no comparison; choose another one"
+            )
+        return
+    for trial in comparison.trials:
+        if not trial.files.config.is_file():
+            continue
+        changed = differences(load_config(trial.files.config), build_config(dict(trial.values)))
+        if changed:
+            raise LinchainError(
+                f"{comparison.folder} holds runs of another plan ({trial.describe()}: {'; '.join(changed)}); "
+                "choose another output"
+            )
+
+
+def expected_runs(comparison: Comparison) -> dict[str, int]:
+    """How many runs of each stage the whole plan has."""
+    plan = comparison.plan
+    pairs = len(plan.contestants) * len(plan.budgets)
+    return {
+        "search": len(comparison.search_trials()),
+        "final": pairs * len(plan.seeds),
+        "cost": len(plan.contestants) * plan.cost.rounds,
+    }
+
+
+def write_summary(comparison: Comparison) -> Any:
+    """summary.json: the statistics of what has been run, without times, so that it is the same however it came to be."""
+    from linchain.lab.analysis import analyse
+
+    analysis = analyse(comparison)
+    content = asdict(analysis)
+    for timed in content["costs"]:
+        for name in ("seconds_per_step", "memory_bytes", "train_seconds"):
+            timed.pop(name, None)
+    write_json(comparison.summary, content)
+    return analysis
+
+
+def _choices(comparison: Comparison) -> dict[tuple[str, int | None], float]:
+    return comparison.choices(comparison.search_trials())
+
+
+def _run_stage(
+    comparison: Comparison, trials: Callable[[], Sequence[Trial]], places: list[Slot], progress: PlanProgress
+) -> None:
+    every = trials()
+    open_ones = [trial for trial in every if _to_run(trial)]
+    progress.begin([trial for trial in every if not _to_run(trial)])
+    if open_ones:
+        run_all(open_ones, places, progress.finished)
+
+
+def _to_run(trial: Trial) -> bool:
+    """Whether the trial has not been run, or failed in a way that another try may mend."""
+    return trial.state == "missing" or (trial.failure is not None and not trial.failure["diverged"])
+
+
+def _shuffled(trials: Sequence[Trial]) -> list[Trial]:
+    """Each round in an order of its own, so that a slow minute of the machine does not fall on one contestant alone."""
+    rounds = defaultdict(list)
+    for trial in trials:
+        rounds[trial.seed or 0].append(trial)
+    return [trial for seed, one in sorted(rounds.items()) for trial in random.Random(seed).sample(one, len(one))]
+
+
+def _write_environment(comparison: Comparison) -> None:
+    """What the comparison was made with: as its last run found it, with the data of every stage."""
+    done = [trial for trial in comparison.trials if trial.state == "done" and trial.stage != "cost"]
+    if not done:
+        return
+    found: dict[str, Any] = {}
+    for trial in done:
+        one = read_json(trial.files.environment)
+        found = {**one, "data": {**found.get("data", {}), **one["data"]}}
+    write_json(comparison.environment_file, found)

@@ -1,0 +1,138 @@
+"""What a plan will do, before it does it: its runs, their parameters and memory, and about how long it takes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from linchain import methods
+from linchain.diagnostics.memory import estimate_training_memory
+from linchain.diagnostics.parameters import parameter_counts
+from linchain.evaluation.models import head_options, load_model_config
+from linchain.lab.compare import expected_runs
+from linchain.lab.plan import Contestant
+from linchain.lab.queue import run_all, slots
+from linchain.lab.trials import Comparison
+from linchain.training.config import RunConfig
+from linchain.training.display import mebibytes, steps_of
+from linchain.training.load_config import build_config
+from linchain.training.prepare import PreparedData, prepare_data
+
+
+@dataclass(frozen=True)
+class ContestantSize:
+    """Trainable and all parameters, and the bytes of a training step, where asked for."""
+
+    trainable: int
+    total: int
+    memory: int | None
+
+
+def describe(comparison: Comparison, *, costs: bool) -> RenderableType:
+    """A table of the contestants and a line on the runs. With `costs` also memory, and the time by a probe of a few steps.
+
+    Raises LinchainError for whatever data, model or target modules make impossible: nothing has been run then.
+    """
+    plan = comparison.plan
+    config = build_config(dict(comparison.example_trial(plan.contestants[0]).values))
+    data = prepare_data(config)
+    table = Table("contestant", "options", "learning rates", title=None)
+    table.add_column("trainable", justify="right")
+    if costs:
+        table.add_column("memory", justify="right")
+    for contestant in plan.contestants:
+        size = _size(contestant, config, data, memory=costs)
+        row = [contestant.label, _options(contestant), ", ".join(f"{rate:g}" for rate in contestant.learning_rates)]
+        row.append(f"{size.trainable:,} ({100 * size.trainable / size.total:.2f} %)")
+        if costs:
+            row.append(mebibytes(size.memory or 0))
+        table.add_row(*map(Text, row))
+    lines = [_runs_line(comparison, data), *([_time_line(comparison, data)] if costs else [])]
+    return Group(table, *map(Text, lines))
+
+
+def _size(contestant: Contestant, config: RunConfig, data: PreparedData, memory: bool) -> ContestantSize:
+    """Of the contestant on the base model without weights."""
+    import peft
+    import torch
+    import transformers
+
+    model_config = load_model_config(config.model.name)
+    loader: Any = transformers.AutoModelForCausalLM
+    task_type = peft.TaskType.CAUSAL_LM
+    if data.labels is not None:
+        loader, task_type = transformers.AutoModelForSequenceClassification, peft.TaskType.SEQ_CLS
+        for name, value in head_options(data.labels).items():
+            setattr(model_config, name, value)
+    dtype = {} if config.model.dtype == "auto" else {"dtype": getattr(torch, config.model.dtype)}
+    with torch.device("meta"):
+        base = loader.from_config(model_config, **dtype)
+    model = methods.get(contestant.method).adapt(base, contestant.options, task_type=task_type)
+    trainable, total = parameter_counts(model)
+    if not memory:
+        return ContestantSize(trainable, total, None)
+    estimate = estimate_training_memory(
+        model,
+        batch_size=config.training.batch_size,
+        sequence_length=max(len(example.input_ids) for example in data.train),
+        gradient_checkpointing=config.training.gradient_checkpointing,
+    )
+    return ContestantSize(trainable, total, estimate.total)
+
+
+def _options(contestant: Contestant) -> str:
+    shown = {name: value for name, value in contestant.options.items() if name != "target_modules"}
+    named = ", ".join(f"{name} {value}" for name, value in shown.items())
+    return f"{contestant.method}: {named}" if named else contestant.method
+
+
+def _runs_line(comparison: Comparison, data: PreparedData) -> str:
+    plan, expected = comparison.plan, expected_runs(comparison)
+    counts = ", ".join(f"{len(records):,} {split}" for split, records in data.records.items())
+    return (
+        f"{sum(expected.values())} runs: {expected['search']} of the search, {expected['final']} on seeds "
+        f"{', '.join(map(str, plan.seeds))}, {expected['cost']} for the cost; reference {plan.reference}; data: {counts}; "
+        f"output {comparison.folder}"
+    )
+
+
+def _time_line(comparison: Comparison, data: PreparedData) -> str:
+    places = slots(comparison.plan.threads)
+    seconds = _probe(comparison)
+    if seconds is None:
+        return "time: unknown, the probe of a few steps failed"
+    steps = _all_steps(comparison, len(data.train))
+    whole = timedelta(seconds=round(seconds * steps / len(places)))
+    return (
+        f"time: about {whole} for {steps:,} steps, {len(places)} at a time, at {1000 * seconds:.0f} ms a step of "
+        f"{comparison.plan.reference} (a probe of {PROBE_STEPS} steps); loading and evaluation come on top"
+    )
+
+
+PROBE_STEPS = 5
+
+
+def _probe(comparison: Comparison) -> float | None:
+    """Seconds of a step of the reference, alone on the machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = comparison.probe_trial(Path(folder) / "probe", PROBE_STEPS)
+        run_all([trial], slots(comparison.plan.threads)[:1], lambda trial, seconds: None)
+        return trial.result["cost"]["seconds_per_step"] if trial.state == "done" else None
+
+
+def _all_steps(comparison: Comparison, examples: int) -> int:
+    """Optimizer steps of the whole plan."""
+    plan = comparison.plan
+    training = build_config(dict(comparison.example_trial(plan.contestants[0]).values)).training
+    by_budget: Sequence[int] = [budget or steps_of(training, examples) for budget in plan.budgets]
+    runs = sum(len(one.learning_rates) if plan.searches else 0 for one in plan.contestants)
+    runs += len(plan.contestants) * len(plan.seeds)
+    return sum(by_budget) * runs + len(plan.contestants) * plan.cost.rounds * plan.cost.steps
