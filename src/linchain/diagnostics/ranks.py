@@ -1,4 +1,8 @@
-"""How many directions an update really uses: entropy rank and stable rank of ΔW = B·A, from its thin factors."""
+"""How many directions an update ΔW really uses: entropy rank, stable rank and participation ratio.
+
+Computed in float64: from the thin factors where ΔW = B·A, else from the products of ΔW's rows (its Gram matrix), which cost a
+tenth of a singular value decomposition.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,9 @@ from linchain.tuners.registration import LinChainConfig
 if TYPE_CHECKING:
     from linchain.convert.adapter import AdapterFiles
 
+# The smaller side of a dense matrix up to which all its singular values are taken: about a second a matrix on one core.
+WHOLE_SPECTRUM = 2048
+
 
 @dataclass(frozen=True)
 class ModuleRanks:
@@ -25,12 +32,33 @@ class ModuleRanks:
         rank: inner width r of ΔW = B·A (after folding the narrowest width of the chain), the most the others can reach.
         entropy: `entropy_rank` of ΔW.
         stable: `stable_rank` of ΔW.
+        participation: `participation_ratio` of ΔW.
     """
 
     module: str
     rank: int
     entropy: float
     stable: float
+    participation: float
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The spectrum of a matrix and what it says.
+
+    Attributes:
+        norm: Frobenius norm.
+        entropy: `entropy_rank`; None for a dense matrix whose smaller side is above WHOLE_SPECTRUM, as it takes them all.
+        stable: `stable_rank`.
+        participation: `participation_ratio`.
+        values: all singular values, largest first, float64; None where `entropy` is.
+    """
+
+    norm: float
+    entropy: float | None
+    stable: float
+    participation: float
+    values: Tensor | None
 
 
 def entropy_rank(singular_values: Tensor) -> float:
@@ -58,6 +86,67 @@ def stable_rank(singular_values: Tensor) -> float:
     """
     largest = singular_values.max()
     return 0.0 if largest == 0 else float((singular_values / largest).square().sum())
+
+
+def participation_ratio(singular_values: Tensor) -> float:
+    """(Σ σ²)² / Σ σ⁴: r when all σ are equal, 1 when one is alone, 0 for a zero matrix.
+
+    Args:
+        singular_values: shape (k,), not negative.
+    """
+    largest = singular_values.max()
+    if largest == 0:
+        return 0.0
+    energies = (singular_values / largest).square()
+    return float(energies.sum().square() / energies.square().sum())
+
+
+def ranks_of(singular_values: Tensor) -> Ranks:
+    """All measures of a matrix by its singular values, shape (k,), not negative, largest first."""
+    return Ranks(
+        float(singular_values.norm()),
+        entropy_rank(singular_values),
+        stable_rank(singular_values),
+        participation_ratio(singular_values),
+        singular_values,
+    )
+
+
+def dense_ranks(matrix: Tensor) -> Ranks:
+    """All measures of a matrix (out, in) of any rank, on its device; see `Ranks` for what a large one lacks.
+
+    By G = ΔW ΔWᵀ, taken on the smaller side: its eigenvalues are the σ² (σ below 1e-8 of the largest are lost in its rounding).
+    For large ones Σσ² is G's trace, Σσ⁴ its squared Frobenius norm, and the largest σ² comes from power iteration.
+    """
+    wide = float64(matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T)
+    gram = wide @ wide.T
+    if len(gram) <= WHOLE_SPECTRUM:
+        return ranks_of(torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0).cpu())
+    energy, largest = float(gram.trace()), _largest_eigenvalue(gram)
+    if energy == 0:
+        return Ranks(0.0, None, 0.0, 0.0, None)
+    return Ranks(energy**0.5, None, energy / largest, (energy / float(gram.norm())) ** 2, None)
+
+
+def _largest_eigenvalue(gram: Tensor) -> float:
+    """Of a positive semidefinite matrix, by power iteration from the row of its largest diagonal entry: nothing is drawn."""
+    vector, found = gram[gram.diagonal().argmax()], 0.0
+    for _ in range(1000):
+        size = float(vector.norm())
+        if size == 0:
+            break
+        vector = vector / size
+        image = gram @ vector
+        before, found = found, float(vector @ image)
+        if found - before <= 1e-12 * found:
+            break
+        vector = image
+    return found
+
+
+def float64(tensor: Tensor) -> Tensor:
+    """`tensor` in float64, on the CPU where its device has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def product_singular_values(b: Tensor, a: Tensor) -> Tensor:
@@ -93,6 +182,6 @@ def adapter_ranks(adapter: AdapterFiles) -> list[ModuleRanks]:
         if b.shape[1] != a.shape[0]:
             continue
         values = product_singular_values(b, a)
-        name = module.removeprefix("base_model.model.")
-        ranks.append(ModuleRanks(name, a.shape[0], entropy_rank(values), stable_rank(values)))
+        measures = entropy_rank(values), stable_rank(values), participation_ratio(values)
+        ranks.append(ModuleRanks(module.removeprefix("base_model.model."), a.shape[0], *measures))
     return ranks
