@@ -153,6 +153,10 @@ def _trainer(
 
     bar, stop = ProgressBar(console), StopOnSignal()
     trainer = RunTrainer(arguments, config.method, data, model, [MetricsFile(folder.metrics), bar, stop])
+    if every := config.training.diagnostics_steps:
+        from linchain.training.diagnose import Diagnostics
+
+        trainer.add_callback(Diagnostics(folder.diagnostics, every, model))
     return trainer, (bar, stop)
 
 
