@@ -13,7 +13,7 @@ import numpy as np
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 RESAMPLES = 10_000
-_CHUNK = 2**20  # counts that are held at a time
+_CHUNK = 2**16  # counts that are held at a time: they and what is made of them stay in a cache
 _NO_SPREAD = 1e-12  # of the second moment: a smaller variance is rounding
 
 
@@ -73,33 +73,48 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 def spearman(labels: np.ndarray, predictions: np.ndarray) -> Statistic:
     """Spearman's correlation, ties at their mean rank, ranked anew in every resample; shapes and 0 as in `pearson`."""
-    rank_labels, ranks = _ranks(labels), [_ranks(run) for run in predictions]
+    rank_labels, others = _ranks(labels), [_ordered(run) for run in predictions]
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        centre = (counts.sum(-1, keepdims=True) + 1) / 2  # the mean of ranks, whatever is drawn
-        x = rank_labels(counts) - centre
-        spread_x = np.sqrt((counts * x * x).sum(-1))
+        drawn = np.ascontiguousarray(
+            np.moveaxis(counts, -1, 0)
+        )  # examples in front: sorting them then copies whole rows
+        x = rank_labels(drawn)
+        spread_x, drawn_x = np.sqrt((drawn * x * x).sum(0)), drawn * x
         found = []
-        for rank in ranks:
-            y = rank(counts) - centre
-            found.append(_ratio((counts * x * y).sum(-1), spread_x * np.sqrt((counts * y * y).sum(-1))))
+        for order, starts in others:
+            sizes, sums_x = _by_value(drawn, order, starts), _by_value(drawn_x, order, starts)
+            y = _middle_ranks(sizes)
+            found.append(_ratio((sums_x * y).sum(0), spread_x * np.sqrt((sizes * y * y).sum(0))))
         return np.stack(found, -1)
 
     return statistic
 
 
-def _ranks(values: np.ndarray) -> Statistic:
-    """The rank of each example's value among all that are drawn: counts (..., n) -> ranks (..., n)."""
+def _ordered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order of `values`, and where in it each different value starts."""
     order = np.argsort(values, kind="stable")
-    starts = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
+    return order, np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
+
+
+def _by_value(counts: np.ndarray, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """`counts` (n, ...) summed over examples of one value: (values, ...)."""
+    rows = counts[order]
+    return rows if len(starts) == len(order) else np.add.reduceat(rows, starts, axis=0)
+
+
+def _middle_ranks(sizes: np.ndarray) -> np.ndarray:
+    """The rank of each value less the mean of all ranks, where `sizes` (values, ...) says how often it was drawn."""
+    upto = np.cumsum(sizes, 0)
+    return upto - (sizes + upto[-1]) / 2
+
+
+def _ranks(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Counts (n, ...) to the centred rank of each example's value among all that are drawn, of the same shape."""
+    order, starts = _ordered(values)
     group = np.empty(len(values), dtype=int)
     group[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))
-
-    def ranks(counts: np.ndarray) -> np.ndarray:
-        sizes = np.add.reduceat(counts[..., order], starts, axis=-1)
-        return (np.cumsum(sizes, -1) - (sizes - 1) / 2)[..., group]
-
-    return ranks
+    return lambda counts: _middle_ranks(_by_value(counts, order, starts))[group]
 
 
 def matthews(labels: np.ndarray, predictions: np.ndarray) -> Statistic:
