@@ -1,4 +1,4 @@
-"""Reads records from JSON, JSONL, CSV and Parquet files, the starter's generated data, and the Hub."""
+"""Reads records from tasks, JSON, JSONL, CSV and Parquet files, the starter's generated data, and the Hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from linchain.errors import LinchainError
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 STARTER = "starter:"
+TASK = "task:"
 # How many problems `starter:<kind>` generates where no limit is given.
 STARTER_SIZES = {"train": 2000, "validation": 200, "test": 400}
 
@@ -22,25 +23,32 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+){0,2}")
 
 @dataclass(frozen=True)
 class Record:
-    """One record: its fields, and where it came from (`file.jsonl:12`) for messages and predictions."""
+    """One record: its fields, and where it came from (`file.jsonl:12`) for messages and predictions.
+
+    `task` names the task whose data it was read from, if it was read by a task's name.
+    """
 
     fields: dict[str, Any]
     where: str
+    task: str | None = None
 
 
-def read_records(source: str | Sequence[str], split: str, limit: int | None = None) -> list[Record]:
-    """The records of `source`: one or several files, `starter:<kind>`, or a Hub name `NAME[:CONFIG][:SPLIT]`.
+def read_records(
+    source: str | Sequence[str], split: str, limit: int | None = None, folder: str | None = None
+) -> list[Record]:
+    """The records of `source`: `task:<name>`, one or several files, `starter:<kind>`, or a Hub name `NAME[:CONFIG][:SPLIT]`.
 
-    `split` (train, validation or test) chooses the part of starter data and the Hub's default split; files ignore it.
-    `limit` keeps the first so many records.
+    `split` (train, validation or test) chooses the part of a task and of starter data and the Hub's default split; files
+    ignore it. `limit` keeps the first so many records. `folder` is where the data of tasks lie (see `linchain.tasks.sources`).
 
-    Raises LinchainError for a missing or unreadable file, a malformed line (with its number), an unknown format, or no records.
+    Raises LinchainError for a missing or unreadable file, a malformed line (with its number), an unknown format, an unknown
+    task or one without such a split, or no records.
     """
     sources = [source] if isinstance(source, str) else list(source)
     records: list[Record] = []
     for one in sources:
         try:
-            for record in _open(one, split, limit):
+            for record in open_source(one, split, limit, folder):
                 if limit is not None and len(records) >= limit:
                     break
                 records.append(record)
@@ -64,11 +72,16 @@ def rename_columns(records: list[Record], columns: dict[str, str]) -> list[Recor
                     f"the columns are: {', '.join(record.fields)}"
                 )
         taken = {name: record.fields[column] for name, column in columns.items()}
-        renamed.append(Record({**record.fields, **taken}, record.where))
+        renamed.append(replace(record, fields={**record.fields, **taken}))
     return renamed
 
 
-def _open(source: str, split: str, limit: int | None) -> Iterator[Record]:
+def open_source(source: str, split: str, limit: int | None = None, folder: str | None = None) -> Iterator[Record]:
+    """The records of one source, read as they are asked for; arguments and errors as in `read_records`."""
+    if source.startswith(TASK):
+        from linchain.tasks.sources import read_task
+
+        return read_task(source.removeprefix(TASK), split, limit, folder)
     if source.startswith(STARTER):
         return _read_starter(source, split, limit)
     path = Path(source).expanduser()

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from linchain import tasks
 from linchain.errors import unknown_name
+from linchain.tasks.records import TASK
 
 # Every column that some data format reads (see linchain.tasks).
 COLUMNS = (
@@ -18,6 +20,14 @@ Files = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def named_tasks(data: Any) -> list[tasks.Task]:
+    """The tasks that a section `data`, checked or not, names as `task:<name>` in its sources."""
+    splits = [data.get(split) for split in ("train", "validation", "test")] if isinstance(data, dict) else []
+    sources = [source for split in splits for source in (split if isinstance(split, list) else [split])]
+    found = [source.removeprefix(TASK) for source in sources if isinstance(source, str) and source.startswith(TASK)]
+    return [tasks.get(name) for name in found if name in tasks.names()]
 
 
 class NamedSection(BaseModel):
@@ -53,8 +63,8 @@ class MethodConfig(NamedSection):
 
 
 class DataConfig(Section):
-    """Each source is a file (JSON, JSONL, CSV, Parquet), a list of files, `starter:<kind>`, or a Hub name
-    `NAME[:CONFIG][:SPLIT]`. Relative paths start at the working directory."""
+    """Each source is `task:<name>` (docs/tasks.md), a file (JSON, JSONL, CSV, Parquet), `starter:<kind>`, a Hub name
+    `NAME[:CONFIG][:SPLIT]`, or a list of them. Relative paths start at the working directory."""
 
     train: Files | None = Field(default=None, description="Training data.")
     validation: Files | None = Field(
@@ -62,6 +72,11 @@ class DataConfig(Section):
     )
     test: Files | None = Field(
         default=None, description="Data that the model is evaluated on before and after training."
+    )
+    folder: str | None = Field(
+        default=None,
+        description="Where the data of tasks lie: a folder in the JSONL layout of docs/tasks.md or a checkout of "
+        "LLM-Adapters. Without it they come from the Hub.",
     )
     format: Literal["auto", "text", "instruction", "messages", "sentence_pair"] = Field(
         default="auto", description="Shape of the records; `auto` goes by the columns of the first one."
@@ -81,6 +96,14 @@ class DataConfig(Section):
         gt=0,
         description="Without `validation`: hold so many training records back for it (drawn with seed 42).",
     )
+
+    @field_validator("train", "validation", "test")
+    @classmethod
+    def _known_tasks(cls, sources: list[str] | None) -> list[str] | None:
+        for source in sources or ():
+            if source.startswith(TASK):
+                tasks.get(source.removeprefix(TASK))
+        return sources
 
     @field_validator("columns")
     @classmethod
@@ -169,7 +192,9 @@ class EvaluationConfig(Section):
 
 class RunConfig(Section):
     task: Literal["causal_lm", "sequence_classification"] = Field(
-        default="causal_lm", description="What the model is loaded as. A regression is a sequence classification too."
+        default="causal_lm",
+        description="What the model is loaded as; tasks named in `data` decide it where it is not given. A regression is a "
+        "sequence classification too.",
     )
     model: ModelConfig
     method: MethodConfig = MethodConfig(name="linchain")
@@ -177,6 +202,13 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output: str = Field(description="Run folder. Default: runs/<name of the configuration file>.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_of_tasks(cls, values: Any) -> Any:
+        """`task`, where it is not given, is what the tasks named in `data` are loaded as."""
+        kinds = [one.kind for one in named_tasks(values.get("data"))] if isinstance(values, dict) else []
+        return {"task": kinds[0], **values} if kinds else values
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:

@@ -144,7 +144,9 @@ def _settings(target: _Target, question: Question) -> RunConfig:
 
 def _prepare(config: RunConfig, target: _Target, tokenizer: Any) -> EvaluationData:
     assert config.data.test
-    records = rename_columns(read_records(config.data.test, "test", config.evaluation.limit), config.data.columns)
+    asked = config.data
+    records = read_records(config.data.test, "test", config.evaluation.limit, asked.folder)
+    records = rename_columns(records, asked.columns)
     format = get_format(config.data.format, records, config.task)
     model_config = load_model_config(target.base)
     context = context_length(model_config)

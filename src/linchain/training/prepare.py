@@ -99,7 +99,7 @@ def choose_max_length(asked: int | None, context: int | None) -> int:
 def _read_splits(data: DataConfig, evaluation_limit: int | None) -> dict[str, list[Record]]:
     limits = {"train": data.limit, "validation": evaluation_limit, "test": evaluation_limit}
     records = {
-        split: rename_columns(read_records(sources, split, limits[split]), data.columns)
+        split: rename_columns(read_records(sources, split, limits[split], data.folder), data.columns)
         for split in limits
         if (sources := getattr(data, split))
     }

@@ -1,0 +1,71 @@
+"""Finds the data of a task: in a folder (our JSONL layout or a checkout of LLM-Adapters), on the Hub, or generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from linchain import tasks
+from linchain.errors import LinchainError
+from linchain.tasks.records import STARTER, Record, open_source
+from linchain.tasks.task import Row, Split, Task
+
+
+def read_task(name: str, split: str, limit: int | None, folder: str | None) -> Iterator[Record]:
+    """The records of one split of a task, each with the task's name, in the columns of our data formats.
+
+    Raises LinchainError for an unknown task, a split that the task does not have, and data that are not to be found.
+    """
+    source, columns = find_source(tasks.get(name), split, folder)
+    for record in open_source(source, split, limit):
+        fields = columns(record.fields)
+        if fields is not None:
+            yield replace(record, fields=fields, task=name)
+
+
+def find_source(task: Task, split: str, folder: str | None) -> tuple[str, Callable[[Row], Row | None]]:
+    """Where the split lies, a file, a Hub name or `starter:<kind>`, and what makes a row from there one of ours.
+
+    `folder` holds our JSONL layout or is a checkout of LLM-Adapters: what is there decides. Without it the Hub is asked.
+    """
+    if split not in task.splits:
+        hint = "; hold training records back with data.validation_size" if split == "validation" else ""
+        raise LinchainError(f"task {task.name} has no {split} split, only {', '.join(task.splits)}{hint}")
+    here = task.splits[split]
+    if here.source is not None and here.source.startswith(STARTER):
+        return here.source, dict
+    if folder is not None:
+        return _in_folder(task, split, here, Path(folder).expanduser())
+    if here.source is None:
+        raise LinchainError(
+            f"task {task.name}: the {split} split is not on the Hub; name the folder that holds {_paths(here)} with data.folder"
+        )
+    return here.source, task.from_hub
+
+
+def _in_folder(task: Task, split: str, here: Split, folder: Path) -> tuple[str, Callable[[Row], Row | None]]:
+    if not folder.is_dir():
+        raise LinchainError(f"data.folder: {folder} is no folder")
+    for path, columns in ((here.jsonl, dict), (here.adapters, _from_adapters)):
+        if path is not None and (folder / path).is_file():
+            return str(folder / path), columns
+    sought = f"expected {_paths(here)}" if _paths(here) else "it is in no folder layout"
+    elsewhere = f"; without data.folder it is read from the Hub, as {here.source}" if here.source else ""
+    raise LinchainError(
+        f"data.folder: {folder} does not have the {split} split of task {task.name} ({sought}){elsewhere}"
+    )
+
+
+def _paths(here: Split) -> str:
+    return " or ".join(path for path in (here.jsonl, here.adapters) if path is not None)
+
+
+def _from_adapters(row: Row) -> Row:
+    """LLM-Adapters' answers are texts, numbers, or lists of one of them; ours are texts, whole numbers without a point."""
+    answer = row.get("answer")
+    if isinstance(answer, list) and answer:
+        answer = answer[0]
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)
+    return row if answer is None else {**row, "answer": str(answer)}

@@ -1,0 +1,64 @@
+"""What a task declares: where its data lie, how an answer is read out of a text, by which metric it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where one split of a task lies.
+
+    Attributes:
+        records: how many records the original has.
+        jsonl: path in the JSONL layout, one record of ours a line.
+        jsonl_records: how many records there are in that file, where it is a part of the original.
+        adapters: path in a checkout of LLM-Adapters, whose JSON the papers trained and tested on.
+        source: what is read where no folder is named: a Hub name NAME[:CONFIG]:SPLIT, or `starter:<kind>`.
+    """
+
+    records: int
+    jsonl: str | None = None
+    jsonl_records: int | None = None
+    adapters: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set with the way to score it.
+
+    Attributes:
+        name: as users write it, `task:<name>`.
+        title: as papers write it.
+        family: the file that declares it.
+        metric: exact_match (of the answer read out of a generated text), accuracy, matthews, pearson or loss.
+        splits: by name: train, validation, test. `test` is the split that papers report on; where that is a benchmark's
+            public validation split there is no other, so that nothing is selected by what is tested on.
+        licence: of the data.
+        kind: what the model is loaded as.
+        answer: what the gold answer is, and so by which rule of `linchain.tasks.answers` it is read out of a text.
+        choices: the answers that there can be; a record may have fewer.
+        max_new_tokens: of a generated answer.
+        from_hub: makes a row of the Hub's data one of ours; None for a row that is no record.
+        contamination: of the test split, by the name of the training task that holds some of it, in words.
+        note: what else a reader of a figure has to know.
+    """
+
+    name: str
+    title: str
+    family: str
+    metric: Literal["exact_match", "accuracy", "matthews", "pearson", "loss"]
+    splits: Mapping[str, Split]
+    licence: str
+    kind: Literal["causal_lm", "sequence_classification"] = "causal_lm"
+    answer: Literal["choice", "number", "letter", "expression"] | None = None
+    choices: tuple[str, ...] = ()
+    max_new_tokens: int = 256
+    from_hub: Callable[[Row], Row | None] = dict
+    contamination: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
