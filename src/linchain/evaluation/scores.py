@@ -33,22 +33,37 @@ class Score:
 
 
 SHARES = ("exact_match", "accuracy")
+CORRELATIONS = {"matthews": resampling.matthews, "pearson": resampling.pearson, "spearman": resampling.spearman}
 
 
 def score(metric: str, rows: Sequence[dict[str, Any]]) -> list[Score]:
-    """The scores that `metric` (loss, exact_match, accuracy, matthews or pearson) takes from prediction rows."""
+    """The scores that `metric` (loss, exact_match, accuracy, or one of CORRELATIONS) takes from prediction rows."""
     if metric == "loss":
-        return _loss_scores(rows)
+        # over tokens it has an exponential, the perplexity
+        return [_bootstrapped(name, rows) for name in ("loss", "perplexity")[: 1 + ("tokens" in rows[0])]]
     if metric in SHARES:
         return [_share(metric, [row["correct"] for row in rows])]
-    statistic = {"matthews": resampling.matthews, "pearson": resampling.pearson}[metric]
-    labels, predictions = (np.array([row[key] for row in rows]) for key in ("label", "prediction"))
-    return [_bootstrapped(metric, statistic(labels, predictions[None]), len(rows))]
+    return [_bootstrapped(metric, rows)]
 
 
-def _bootstrapped(name: str, statistic: resampling.Statistic, n: int) -> Score:
-    low, high = resampling.interval(resampling.bootstrap(statistic, n)[:, 0])
-    return Score(name, float(resampling.value(statistic, n)[0]), low, high, n, "bootstrap over examples")
+def statistic(metric: str, runs: Sequence[Sequence[dict[str, Any]]]) -> resampling.Statistic:
+    """`metric` of runs over the same examples, each run a list of prediction rows, as a function of the examples' counts."""
+    if metric in CORRELATIONS:
+        labels = np.array([row["label"] for row in runs[0]])
+        return CORRELATIONS[metric](labels, np.array([[row["prediction"] for row in rows] for rows in runs]))
+    if metric in SHARES:
+        return resampling.mean(np.array([[row["correct"] for row in rows] for rows in runs], dtype=float))
+    losses, tokens = (
+        np.array([[row.get(key, 1) for row in rows] for rows in runs], dtype=float) for key in ("loss", "tokens")
+    )
+    loss = resampling.mean(losses, tokens)
+    return loss if metric == "loss" else lambda counts: _exp(loss(counts))
+
+
+def _bootstrapped(name: str, rows: Sequence[dict[str, Any]]) -> Score:
+    of_counts, n = statistic(name, [rows]), len(rows)
+    low, high = resampling.interval(resampling.bootstrap(of_counts, n)[:, 0])
+    return Score(name, float(resampling.value(of_counts, n)[0]), low, high, n, "bootstrap over examples")
 
 
 def _share(name: str, correct: Sequence[bool]) -> Score:
@@ -58,26 +73,12 @@ def _share(name: str, correct: Sequence[bool]) -> Score:
 
 def mean_loss(rows: Sequence[dict[str, Any]]) -> float:
     """The mean loss over all tokens (over examples for a classifier) of prediction rows."""
-    return float(resampling.value(_mean_loss(rows), len(rows))[0])
+    return float(resampling.value(statistic("loss", [rows]), len(rows))[0])
 
 
-def _mean_loss(rows: Sequence[dict[str, Any]]) -> resampling.Statistic:
-    tokens = np.array([row.get("tokens", 1) for row in rows], dtype=float)
-    return resampling.mean(np.array([[row["loss"] for row in rows]]), tokens[None])
-
-
-def _loss_scores(rows: Sequence[dict[str, Any]]) -> list[Score]:
-    """The mean loss, and its exponential, the perplexity, where it is one over tokens."""
-    loss = _bootstrapped("loss", _mean_loss(rows), len(rows))
-    scores = [loss]
-    if "tokens" in rows[0]:
-        value, low, high = _exp(loss.value), _exp(loss.low), _exp(loss.high)
-        scores.append(Score("perplexity", value, low, high, loss.n, loss.interval))
-    return scores
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+def _exp(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.exp(values)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
