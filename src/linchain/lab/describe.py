@@ -98,8 +98,8 @@ def _runs_line(comparison: Comparison, data: PreparedData) -> str:
     plan, expected = comparison.plan, expected_runs(comparison)
     counts = ", ".join(f"{len(records):,} {split}" for split, records in data.records.items())
     return (
-        f"{sum(expected.values())} runs: {expected['search']} of the search, {expected['final']} on seeds "
-        f"{', '.join(map(str, plan.seeds))}, {expected['cost']} for the cost; reference {plan.reference}; data: {counts}; "
+        f"{sum(expected.values())} runs: {expected['search']} to search, {expected['final']} final (seeds "
+        f"{', '.join(map(str, plan.seeds))}), {expected['cost']} to measure cost; reference {plan.reference}; data: {counts}; "
         f"output {comparison.folder}"
     )
 
