@@ -14,7 +14,6 @@ from typing import Any
 # imported when the fork server starts, so that a forked run finds its libraries loaded
 import peft  # noqa: F401
 import torch
-from rich.console import Console
 
 from linchain.errors import DivergedError, LinchainError, first_line
 from linchain.quiet import quiet_libraries
@@ -26,7 +25,7 @@ from linchain.training.run_folder import RunFolder, write_json
 def work(values: Mapping[str, Any], stage: str, threads: int, gpu: int | None) -> None:
     """Runs the configuration `values`, or continues it, and leaves result.json or error.json; exits with 0 or 1.
 
-    A run of the stage "cost" starts again, so that its figures are of one piece. What is printed goes to log.txt.
+    A run of the stage "cost" starts again, so that its figures are of one piece. Whatever libraries and errors print goes to log.txt.
     """
     _end_with_parent()
     if gpu is not None:
@@ -40,7 +39,7 @@ def work(values: Mapping[str, Any], stage: str, threads: int, gpu: int | None) -
     try:
         continues = folder.state == "interrupted"
         start = Start(overwrite=continues) if stage == "cost" else Start(resume=continues)
-        train(build_config(dict(values)), start, Console(file=sys.stdout, force_terminal=False, width=120))
+        train(build_config(dict(values)), start)
     except (RunInterrupted, KeyboardInterrupt):
         sys.exit(1)
     except Exception as error:

@@ -5,7 +5,7 @@ environment.json    versions, commit, hashes            adapter/              th
 metrics.jsonl       loss and learning rate by step      model/                instead, where all weights were trained
 loss.svg            their plot, with matplotlib         checkpoints/          what --resume continues from
 diagnostics.jsonl   the update along training           result.json           written last: the run is complete
-error.json, log.txt of a run that a comparison started: why it failed, what it printed
+error.json, log.txt of a run that a comparison started: why it failed, and where
 """
 
 from __future__ import annotations
