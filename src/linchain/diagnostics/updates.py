@@ -84,7 +84,10 @@ class LowRank(Update):
 
     def __init__(self, name: str, layer: LoraLayer, adapter: str, moved: bool) -> None:
         self.name, self.layer, self.adapter = name, layer, adapter
-        self.start = self._b_and_a() if moved else None
+        self.start: tuple[Tensor, Tensor] | None = None
+        if moved:
+            b, a = self._b_and_a()
+            self.start = b.clone(), a.clone()  # float64 factors are not copies
 
     @property
     def rank(self) -> int | None:
@@ -151,6 +154,10 @@ class LowRank(Update):
 
 class Dora(LowRank):
     """m/‖V‖ · V − W with V = W + s · B A, the norm taken for each output (arXiv 2402.09353, eq. 5)."""
+
+    @property
+    def rank(self) -> None:
+        return None
 
     @torch.no_grad()
     def ranks(self) -> Ranks:
