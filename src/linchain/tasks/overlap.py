@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from textwrap import shorten
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from linchain.tasks.records import Record
 RUN_WORDS = 8
 NEAR_SHARE = 0.7
 SHOWN_EXAMPLES = 3
+SHOWN_LETTERS = 200
 
 _DROPPED = str.maketrans("", "", " \t\n\r\f\v.,;:?!\"'`’‘“”–—…")
 _HYPHEN = re.compile(r"-(?=\s*(?:-|[^\W\d_]{2}))")  # between or before words; the others may be minus signs
@@ -38,7 +40,7 @@ class Overlap:
     """How many of the `n` questions of the test source `test` the training data hold.
 
     `same` counts those that are training questions, `near` the others whose words are. `examples` are some of the first
-    kind: the place of the test record, that of the training record, and the question.
+    kind: the place of the test record, that of the training record, and the question, shortened.
     """
 
     test: str
@@ -62,7 +64,10 @@ def find_overlaps(train: Sequence[Record], tests: Mapping[str, Sequence[Record]]
     for name, records in tests.items():
         same = [(record, places[key]) for record, key in zip(records, asked[name], strict=True) if key in places]
         near = sum(next(alike) and key not in places for key in asked[name])
-        examples = tuple((record.where, place, question(record)) for record, place in same[:SHOWN_EXAMPLES])
+        examples = tuple(
+            (record.where, place, shorten(question(record), SHOWN_LETTERS, placeholder=" …"))
+            for record, place in same[:SHOWN_EXAMPLES]
+        )
         found.append(Overlap(name, len(records), len(same), near, examples))
     return tuple(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -16,6 +17,7 @@ from linchain.diagnostics.memory import MemoryEstimate, estimate_training_memory
 from linchain.diagnostics.parameters import parameter_counts
 from linchain.evaluation.scores import Score
 from linchain.tasks.encoding import IGNORE
+from linchain.tasks.overlap import Overlap
 from linchain.training.config import RunConfig, TrainingConfig
 from linchain.training.prepare import PreparedData
 from linchain.training.run_folder import RunFolder
@@ -66,6 +68,7 @@ def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
         "method": f"{config.method.name}, {trainable:,} trainable ({100 * trainable / total:.3f} %)",
         "": _adapter_line(model),
         "data": _data_line(data),
+        **({"overlap": _overlap_line(data.overlaps)} if data.overlaps else {}),
         "steps": f"{steps:,} of {batch} examples, learning rate {training.learning_rate:g}",
         "memory": _memory_line(memory, training.precision),
         "output": config.output,
@@ -96,6 +99,22 @@ def _data_line(data: PreparedData) -> str:
     cut = sum(example.cut for example in data.train)
     line = f"{counts} (format {data.format.name})"
     return line + (f"; {cut:,} training examples cut to {data.max_length} tokens" if cut else "")
+
+
+def _overlap_line(overlaps: Sequence[Overlap]) -> str:
+    """How far a test score can be memory."""
+    found = [overlap for overlap in overlaps if overlap.same or overlap.near]
+    if not found:
+        return "no test question is in the training data"
+    line = "; ".join(
+        f"{overlap.same:,} of {overlap.n:,} test questions"
+        + (f" of {overlap.test}" if len(overlaps) > 1 else "")
+        + " are in the training data"
+        + (f", and {overlap.near:,} nearly so" if overlap.near else "")
+        for overlap in found
+    )
+    example = next(iter(example for overlap in found for example in overlap.examples), None)
+    return line + (f" ({example[0]} is {example[1]})" if example else "")
 
 
 def _memory_line(memory: MemoryEstimate, precision: str) -> str:

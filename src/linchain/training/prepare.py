@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from linchain.evaluation.models import context_length, load_model_config, load_t
 from linchain.evaluation.predict import EvaluationData, check_context, prepare
 from linchain.tasks.encoding import Example, encode_sentences, encode_texts
 from linchain.tasks.formats import Format, get_format
+from linchain.tasks.overlap import Overlap, find_overlaps
 from linchain.tasks.records import Record, read_records, rename_columns
 from linchain.tasks.sentence_pair import Labels, find_labels
 from linchain.training.config import DataConfig, RunConfig
@@ -40,6 +42,15 @@ class PreparedData:
     validation: EvaluationData | None
     scored_validation: EvaluationData | None
     test: EvaluationData | None
+
+    @cached_property
+    def overlaps(self) -> tuple[Overlap, ...]:
+        """How many test questions of each task (of the test data, where they were not read by a task's name) are training
+        questions too; empty without test data."""
+        tests: dict[str, list[Record]] = {}
+        for record in self.records.get("test", ()):
+            tests.setdefault(record.task or "test", []).append(record)
+        return find_overlaps(self.records["train"], tests) if tests else ()
 
 
 def prepare_data(config: RunConfig) -> PreparedData:

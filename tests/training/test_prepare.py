@@ -1,0 +1,62 @@
+"""What is known of the data before a model is loaded."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from linchain.training.load_config import build_config
+from linchain.training.prepare import prepare_data
+from linchain.training.run import train
+
+
+@pytest.fixture
+def configure(tmp_path, tiny_model):
+    """Builds the configuration of a run of one step on `train` questions, tested on `test` questions."""
+
+    def build(train, test):
+        data = {}
+        for name, questions in (("train", train), ("test", test)):
+            rows = [{"instruction": text, "output": "5", "answer": "5"} for text in questions]
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            data |= {name: str(tmp_path / f"{name}.jsonl")} if rows else {}
+        return build_config(
+            {
+                "model": str(tiny_model),
+                "method": {"name": "lora", "r": 2},
+                "data": data,
+                "training": {"max_steps": 1},
+                "evaluation": {"max_new_tokens": 2},
+                "output": str(tmp_path / "run"),
+            }
+        )
+
+    return build
+
+
+def test_overlap_is_reported_before_training_and_kept_with_the_run(configure, tmp_path):
+    long = "one two three four five six seven eight nine ten"
+    config = configure(["What is 2 + 3?", long], ["what is 2+3", "What is 2 - 3?", f"{long} eleven"])
+    shown = io.StringIO()
+    train(config, console=Console(file=shown, width=400))
+    line = (
+        "1 of 3 test questions are in the training data, and 1 nearly so "
+        f"({tmp_path}/test.jsonl:1 is {tmp_path}/train.jsonl:1)"
+    )
+    assert line in shown.getvalue()
+    environment = json.loads((tmp_path / "run/environment.json").read_text())
+    places = [f"{tmp_path}/test.jsonl:1", f"{tmp_path}/train.jsonl:1"]
+    assert environment["overlap"] == [
+        {"test": "test", "n": 3, "same": 1, "near": 1, "examples": [[*places, "what is 2+3"]]}
+    ]
+
+
+def test_each_task_of_the_test_data_has_its_own_overlap(configure):
+    data = prepare_data(configure(["Add 2 and 3."], []))
+    assert data.overlaps == ()
+    data = prepare_data(configure(["What is 2 + 3?"], ["What is 2 + 3?"]))
+    (record,) = data.records["train"]
+    data.records["test"] = [replace(record, task="one"), record]
+    assert [(overlap.test, overlap.n, overlap.same) for overlap in data.overlaps] == [("one", 1, 1), ("test", 1, 1)]
