@@ -133,6 +133,7 @@ def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData, 
     from linchain.training.environment import describe_environment, hash_tensors
 
     now = describe_environment(model_path(config.model.name), data.records)
+    now["overlap"] = [asdict(one) for one in data.overlaps]
     if start is not None:
         now["start"] = hash_tensors(start)
     if folder.state == "interrupted" and folder.environment.is_file():
