@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from linchain.errors import LinchainError
-from linchain.evaluation.models import context_length, load_model, model_labels, model_task
+from linchain.evaluation.models import context_length, load_model, model_labels, model_path, model_task
 from linchain.tasks.sentence_pair import Labels
 from linchain.training.evaluate import Question, evaluate_target
 
@@ -86,3 +86,21 @@ def test_the_context_of_a_roberta_is_what_it_really_takes():
     assert model(torch.full((1, longest), 5)).logits.shape == (1, 2)
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, longest + 1), 5))
+
+
+def test_a_mistyped_run_or_adapter_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("mine/first/config.yaml", "lent/first/adapter_config.json", "models/first/config.json"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text("{}")
+    for name, more in (
+        ("runs/typo", ""),
+        ("mine/frist", "; did you mean mine/first"),
+        ("lent/none", ""),
+        ("mine/x", ""),
+    ):
+        with pytest.raises(LinchainError, match=f"model folder {name} does not exist{more}"):
+            model_path(name)
+    # a folder of models may be called as their owner on the Hub
+    for name in ("gpt2", "models/typo", "meta-llama/Llama-3.2-1B"):
+        assert model_path(name) == name

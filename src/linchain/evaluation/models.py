@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 STARTER = "starter"
+# Where runs lie unless told otherwise; what begins so is never looked up on the Hub.
+RUNS = "runs/"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # The classes of a classifier, beside the adapter that was trained for them.
@@ -45,8 +47,8 @@ def model_path(name: str) -> str:
         return str(path)
     if path.is_file():
         raise LinchainError(f"model {name!r} is a file; name the folder with its config.json and *.safetensors")
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_path:
+    looks_like_path = name.startswith((".", "/", "~", RUNS)) or name.count("/") > 1
+    if looks_like_path or _holds_runs(path.parent):
         raise LinchainError(f"model folder {name} does not exist{_similar_folder(path)}")
     return name
 
@@ -206,6 +208,11 @@ def _adapter_config(folder: Path) -> dict[str, Any]:
         return json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LinchainError(f"adapter {folder}: {ADAPTER_CONFIG} cannot be read ({error})") from error
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether `folder`, other than the working directory, holds runs or adapters: its name is then no owner on the Hub."""
+    return folder != Path() and any(any(folder.glob(f"*/{file}")) for file in ("config.yaml", ADAPTER_CONFIG))
 
 
 def _similar_folder(path: Path) -> str:
