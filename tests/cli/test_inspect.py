@@ -100,10 +100,31 @@ def test_a_saved_adapter(tiny_model: Path, tmp_path: Path) -> None:
     assert [4, 32] in [group["shape"] for group in report["tensors"]]
     assert {(group["dtype"], group["count"]) for group in report["tensors"]} == {("float32", 2)}
     assert [row["module"] for row in report["ranks"]] == [f"model.layers.{i}.self_attn.q_proj" for i in range(2)]
-    assert all(1 <= row["stable"] <= row["entropy"] <= row["rank"] == 4 for row in report["ranks"])
+    for row in report["ranks"]:
+        assert 1 <= row["stable"] <= row["participation"] <= row["entropy"] <= row["rank"] == 4
     printed = run("inspect", str(tmp_path))
-    assert "entropy rank" in printed
-    assert "chain_length" in printed
+    assert [text for text in ("entropy rank", "participation", "chain_length") if text not in printed] == []
+
+
+def test_what_was_measured_along_a_training(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "module": m, "norm": 2.0 * step, "entropy_rank": m, "stable_rank": 1.5, "participation_ratio": 3}
+        for step in (0, 10, 20, 30, 35)
+        for m in (2, 5)
+    ]
+    (tmp_path / "diagnostics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    training = json.loads(run("inspect", str(tmp_path), "--json"))["training"]
+    assert [(row["step"], row["modules"], row["norm"], row["entropy"]) for row in training] == [
+        (0, 2, 0, 3.5),
+        (20, 2, 40, 3.5),
+        (35, 2, 70, 3.5),
+    ]
+    config = methods.get("lora").peft_config({"r": 4, "target_modules": ["q_proj"]})
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(tmp_path / "adapter")
+    printed = " ".join(run("inspect", str(tmp_path)).split())
+    assert [
+        text for text in ("lora adapter in", "35 70 3.5 1.5 3", "Means over 2 modules") if text not in printed
+    ] == []
 
 
 @pytest.mark.parametrize(

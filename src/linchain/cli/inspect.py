@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
     from linchain.diagnostics.inspect_adapter import AdapterReport
     from linchain.diagnostics.inspect_model import ModelReport
+    from linchain.training.diagnose import StepMeans
 
 
 def inspect(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A saved adapter (or its run folder) to look into; or options of the method, such as lora_alpha=64.",
-            metavar="[ADAPTER] | [KEY=VALUE]...",
+            help="A saved adapter or a run folder to look into; or options of the method, such as lora_alpha=64.",
+            metavar="[ADAPTER|RUN] | [KEY=VALUE]...",
         ),
     ] = None,
     model: Annotated[
@@ -58,10 +59,7 @@ def inspect(
 
     quiet_libraries()
     if adapter is not None:
-        from linchain.diagnostics.inspect_adapter import inspect_adapter
-
-        found = inspect_adapter(adapter)
-        _print_json(found) if as_json else _print_adapter(found)
+        _inspect_saved(adapter, as_json)
         return
     from linchain.diagnostics.inspect_model import inspect_model
 
@@ -76,6 +74,23 @@ def inspect(
         gradient_checkpointing=gradient_checkpointing,
     )
     _print_json(report, percent=report.percent) if as_json else _print_model(report)
+
+
+def _inspect_saved(path: str, as_json: bool) -> None:
+    """An adapter, and what was measured while it was trained; the latter alone for a run that has no adapter (yet)."""
+    from linchain.diagnostics.inspect_adapter import inspect_adapter
+    from linchain.training.diagnose import along_training
+    from linchain.training.run_folder import RunFolder
+
+    steps = along_training(path)
+    found = None if steps and not RunFolder(path).adapter.is_dir() else inspect_adapter(path)
+    if as_json:
+        _print_json(found, training=steps)
+        return
+    if found is not None:
+        _print_adapter(found)
+    if steps:
+        _print_training(steps)
 
 
 def _widths(text: str | None) -> list[int] | None:
@@ -109,10 +124,13 @@ def _arguments(arguments: list[str], options: dict[str, Any]) -> tuple[str | Non
     return (paths[0] if paths else None), options
 
 
-def _print_json(report: ModelReport | AdapterReport, **computed: Any) -> None:
-    from dataclasses import asdict
+def _print_json(report: ModelReport | AdapterReport | None, **computed: Any) -> None:
+    from dataclasses import asdict, is_dataclass
 
-    typer.echo(json.dumps({**asdict(report), **computed}, indent=2, default=str))
+    def plain(value: Any) -> Any:
+        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+    typer.echo(json.dumps({**(asdict(report) if report else {}), **computed}, indent=2, default=plain))
 
 
 def _print_model(report: ModelReport) -> None:
@@ -152,13 +170,25 @@ def _print_adapter(report: AdapterReport) -> None:
     tensors = _table("tensor", "shape", "dtype", "count")
     for group in report.tensors:
         tensors.add_row(group.key, " x ".join(map(str, group.shape)), group.dtype, str(group.count))
-    ranks = _table("update", "rank at most", "entropy rank", "stable rank")
+    ranks = _table("update", "rank at most", "entropy rank", "stable rank", "participation")
     for row in report.ranks:
-        ranks.add_row(row.module, str(row.rank), f"{row.entropy:.2f}", f"{row.stable:.2f}")
+        ranks.add_row(row.module, str(row.rank), f"{row.entropy:.2f}", f"{row.stable:.2f}", f"{row.participation:.2f}")
     for table in (config, tensors, ranks):
         if table.rows:
             console.print(table)
             console.print()
+
+
+def _print_training(steps: list[StepMeans]) -> None:
+    from rich.console import Console
+
+    table = _table("update after step", "norm", "entropy rank", "stable rank", "participation")
+    for row in steps:
+        measures = (row.norm, row.entropy, row.stable, row.participation)
+        table.add_row(str(row.step), *("-" if value is None else f"{value:.3g}" for value in measures))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"Means over {steps[-1].modules} modules; diagnostics.jsonl has each.")
 
 
 def _table(first: str, *others: str) -> Table:

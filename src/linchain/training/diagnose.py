@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from linchain.diagnostics.updates import Part, Update, updates_of
-from linchain.training.run_folder import read_jsonl, write_jsonl
+from linchain.training.run_folder import RunFolder, read_jsonl, write_jsonl
 
 KEPT_VALUES = 64
 
@@ -111,6 +112,43 @@ class GradientNorms:
         for hook in self.hooks:
             hook.remove()
         return {name: _number(float(self.norms[name]) / scale) for name in self.names if name in self.norms}
+
+
+@dataclass(frozen=True)
+class StepMeans:
+    """Means over the modules of a run at one step.
+
+    Attributes:
+        step: steps that have been made.
+        modules: how many were measured.
+        norm, entropy, stable, participation: of ΔW; the entropy rank is None where a module has none.
+    """
+
+    step: int
+    modules: int
+    norm: float | None
+    entropy: float | None
+    stable: float | None
+    participation: float | None
+
+
+def along_training(run: Path | str) -> list[StepMeans]:
+    """The first, the middle and the last measured step of a run folder; none where it has no diagnostics."""
+    file = RunFolder(run).diagnostics
+    by_step: dict[int, list[dict[str, Any]]] = {}
+    for row in read_jsonl(file) if file.is_file() else []:
+        by_step.setdefault(row["step"], []).append(row)
+    if not by_step:
+        return []
+    last = max(by_step)
+    shown = sorted({min(by_step), min(by_step, key=lambda step: abs(step - last / 2)), last})
+    keys = ("norm", "entropy_rank", "stable_rank", "participation_ratio")
+    return [StepMeans(step, len(by_step[step]), *(_mean(by_step[step], key) for key in keys)) for step in shown]
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
+    values = [row[key] for row in rows]
+    return None if None in values else math.fsum(values) / len(values)
 
 
 def measured(update: Update) -> dict[str, Any]:
