@@ -3,9 +3,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from linchain import tasks
 from linchain.errors import LinchainError
-from linchain.evaluation.predict import check_context, choose_metric, generate, predict, prepare
-from linchain.evaluation.scores import mean_loss
+from linchain.evaluation.data import check_context, choose_metric, prepare
+from linchain.evaluation.predict import generate, predict
+from linchain.evaluation.scores import mean_loss, score
 from linchain.tasks.encoding import collate
 from linchain.tasks.formats import formats
 from linchain.tasks.records import Record
@@ -85,6 +87,8 @@ def test_metric_fits_the_data():
     assert choose_metric("auto", known["text"], rows, None) == "loss"
     assert choose_metric("auto", known["sentence_pair"], rows, Labels(None)) == "pearson"
     assert choose_metric("auto", known["sentence_pair"], rows, Labels(("a", "b"))) == "accuracy"
+    assert choose_metric("auto", known["instruction"], rows, None, scorer="loglikelihood") == "accuracy"
+    assert choose_metric("auto", known["sentence_pair"], rows, Labels(("0", "1")), tasks.get("cola")) == "matthews"
     with pytest.raises(LinchainError, match="metric 'exact_match' does not fit this data; accepted: loss"):
         choose_metric("exact_match", known["text"], rows, None)
 
@@ -92,3 +96,29 @@ def test_metric_fits_the_data():
 def test_a_prompt_without_room_for_an_answer_is_refused(tokenizer):
     with pytest.raises(LinchainError, match=r"q:1: a prompt of \d+ tokens and evaluation.max_new_tokens 500"):
         check_context(prepared(tokenizer, "exact_match"), 512, 500)
+    check_context(prepared(tokenizer, "exact_match"), 512)  # with the default of 256 there is room
+
+
+def test_tasks_are_prepared_and_predicted_each_by_itself(model, tokenizer):
+    text = Record({"text": "one two three"}, "w:1", "wikitext")
+    sums = [Record({"instruction": f"{i}?", "output": "3", "answer": "3"}, f"a:{i}", "starter_add") for i in range(3)]
+    data = prepare([sums[0], text, *sums[1:]], "auto", tokenizer, "auto", 400)
+    assert [(part.task, part.metric, part.max_new_tokens) for part in data.parts] == [
+        ("starter_add", "exact_match", 48),
+        ("wikitext", "loss", 256),
+    ]
+    done = []
+    rows = predict(model, tokenizer, data, 2, progress=done.append)
+    assert [row["task"] for row in rows] == ["starter_add"] * 3 + ["wikitext"]
+    assert [row["id"] for row in rows] == [record.where for record in data.records]
+    assert ("correct" in rows[0], "loss" in rows[-1], sum(done)) == (True, True, 4)
+    assert [one.task for one in score(data.metric, rows)] == ["starter_add", "wikitext", "wikitext"]
+
+
+def test_data_of_no_task_are_not_mixed_with_tasks_of_other_metrics(tokenizer):
+    records = [
+        Record({"text": "one two"}, "file:1"),
+        Record({"instruction": "a", "output": "3", "answer": "3"}, "", "gsm8k"),
+    ]
+    with pytest.raises(LinchainError, match="data of no task, scored by loss, and tasks with other metrics"):
+        prepare(records, "auto", tokenizer, "auto", 400)

@@ -10,7 +10,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from linchain import starter
-from linchain.evaluation.predict import predict, prepare
+from linchain.evaluation.data import prepare
+from linchain.evaluation.predict import predict
 from linchain.evaluation.scores import score
 from linchain.starter import pretrain
 from linchain.starter.word_problems import EASY_KINDS, equations

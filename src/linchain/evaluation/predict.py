@@ -1,28 +1,18 @@
-"""Per-example results of a model: loss by token, generated answers, classes."""
+"""Per-example results of a model: loss by token, generated answers, chosen answers, classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from linchain.errors import LinchainError
+from linchain.evaluation.data import EvaluationData, Part
+from linchain.evaluation.loglikelihood import Question
 from linchain.tasks import answers
-from linchain.tasks.encoding import (
-    IGNORE,
-    Example,
-    collate,
-    encode_sentences,
-    encode_texts,
-    pad_token_id,
-    prompt_tokens,
-)
-from linchain.tasks.formats import Format
-from linchain.tasks.records import Record
+from linchain.tasks.encoding import IGNORE, Example, collate, pad_token_id
 from linchain.tasks.sentence_pair import Labels
 
 if TYPE_CHECKING:
@@ -30,72 +20,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Progress = Callable[[int], None]
-CLASSIFICATION_METRICS = ("accuracy", "matthews", "pearson")
-
-
-@dataclass(frozen=True)
-class EvaluationData:
-    """Records ready to be evaluated by `metric`; made before any model is loaded, so that bad data is refused early.
-
-    `prompts` and `golds` are there for exact_match, `examples` for every other metric.
-    """
-
-    metric: str
-    records: list[Record]
-    examples: list[Example]
-    prompts: list[list[int]]
-    golds: list[str]
-    labels: Labels | None = None
-
-
-def choose_metric(metric: str, format: Format, records: Sequence[Record], labels: Labels | None) -> str:
-    """`metric`, or for `"auto"` the one that fits the data; LinchainError where it does not fit them."""
-    accepted: tuple[str, ...]
-    if labels is None:
-        fitting = "exact_match" if format.name == "instruction" and records[0].fields.get("answer") else "loss"
-        accepted = ("loss",) if format.name == "text" else ("loss", "exact_match")
-    else:
-        fitting = "pearson" if labels.names is None else "accuracy"
-        accepted = ("loss", "pearson") if labels.names is None else ("loss", "accuracy", "matthews")
-    if metric == "auto":
-        return fitting
-    if metric not in accepted:
-        raise LinchainError(f"metric {metric!r} does not fit this data; accepted: {', '.join(accepted)}")
-    return metric
-
-
-def prepare(
-    records: list[Record],
-    format: Format,
-    tokenizer: PreTrainedTokenizerBase,
-    metric: str,
-    max_length: int,
-    train_on_prompt: bool = False,
-    labels: Labels | None = None,
-) -> EvaluationData:
-    """Tokenises records for `metric`; LinchainError names the records that cannot be evaluated."""
-    metric = choose_metric(metric, format, records, labels)
-    if metric == "exact_match":
-        questions = [format.question(record, tokenizer) for record in records]
-        prompts = prompt_tokens(tokenizer, [prompt for prompt, _ in questions])
-        return EvaluationData(metric, records, [], prompts, [gold for _, gold in questions])
-    if labels is not None:
-        examples = encode_sentences(records, labels, tokenizer, max_length)
-    else:
-        examples = encode_texts(records, format, tokenizer, max_length, train_on_prompt)
-    return EvaluationData(metric, records, examples, [], [], labels)
-
-
-def check_context(data: EvaluationData, context: int | None, max_new_tokens: int) -> None:
-    """Refuse prompts that leave no room for `max_new_tokens` within the model's context of `context` tokens."""
-    if context is None:
-        return
-    for record, prompt in zip(data.records, data.prompts, strict=False):
-        if len(prompt) + max_new_tokens > context:
-            raise LinchainError(
-                f"{record.where}: a prompt of {len(prompt)} tokens and evaluation.max_new_tokens {max_new_tokens} "
-                f"exceed the model's context of {context}"
-            )
 
 
 def predict(
@@ -103,32 +27,66 @@ def predict(
     tokenizer: PreTrainedTokenizerBase,
     data: EvaluationData,
     batch_size: int,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     num_beams: int = 1,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """One row a record, in their order; `linchain.evaluation.scores.score` takes scores from them.
+    """One row a record, in the order of `data.records`; `linchain.evaluation.scores.score` takes scores from them.
 
-    Batches hold examples of like length; `progress` is called with the number of examples of each finished batch.
+    Batches hold examples of like length; `progress` is called with the number of records of each finished batch. An answer
+    is at most `max_new_tokens` long, by default as long as its task says.
     """
-    lengths = [len(tokens) for tokens in data.prompts] or [len(example.input_ids) for example in data.examples]
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])  # longest first: memory runs out at once
-    rows: list[Row] = [{} for _ in order]
+    rows: list[Row] = []
     with _inference(model):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            if data.metric == "exact_match":
-                found = _answer(model, tokenizer, data, chosen, max_new_tokens, num_beams)
-            elif data.labels is not None:
-                found = _classify(model, tokenizer, data, chosen)
-            else:
-                found = _token_losses(model, tokenizer, data, chosen)
-            for index, row in zip(chosen, found, strict=True):
-                record = data.records[index]
-                rows[index] = {"id": record.fields.get("id", record.where), **row}
-            if progress:
-                progress(len(chosen))
+        for part in data.parts:
+            found = _predict_part(model, tokenizer, part, batch_size, max_new_tokens, num_beams, progress)
+            named = {} if part.task is None else {"task": part.task}
+            rows += [
+                {"id": record.fields.get("id", record.where), **named, **row}
+                for record, row in zip(part.records, found, strict=True)
+            ]
     return rows
+
+
+def _predict_part(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    part: Part,
+    batch_size: int,
+    max_new_tokens: int | None,
+    num_beams: int,
+    progress: Progress | None,
+) -> list[Row]:
+    lengths = _lengths(part)
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])  # longest first: memory runs out at once
+    if part.questions:  # each takes a row of the batch for every choice
+        batch_size = max(1, batch_size // max(len(question.choices) for question in part.questions))
+    rows: list[Row] = [{} for _ in order]
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        if part.prompts:
+            found = _answer(model, tokenizer, part, chosen, max_new_tokens or part.max_new_tokens, num_beams)
+        elif part.questions:
+            found = _choose(model, tokenizer, [part.questions[index] for index in chosen])
+        else:
+            examples = [part.examples[index] for index in chosen]
+            if part.labels is not None:
+                found = _classify(model, tokenizer, part.labels, examples)
+            else:
+                found = _token_losses(model, tokenizer, examples)
+        for index, row in zip(chosen, found, strict=True):
+            rows[index] = row
+        if progress:
+            progress(len(chosen))
+    return rows
+
+
+def _lengths(part: Part) -> list[int]:
+    if part.prompts:
+        return [len(tokens) for tokens in part.prompts]
+    if part.questions:
+        return [max(len(example.input_ids) for example in question.examples) for question in part.questions]
+    return [len(example.input_ids) for example in part.examples]
 
 
 @contextmanager
@@ -165,16 +123,14 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _batch(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, data: EvaluationData, chosen: list[int]
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
 ) -> dict[str, torch.Tensor]:
-    batch = collate([data.examples[index] for index in chosen], pad_token_id(tokenizer))
+    batch = collate(examples, pad_token_id(tokenizer))
     return {name: tensor.to(_device(model)) for name, tensor in batch.items()}
 
 
-def _token_losses(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, data: EvaluationData, chosen: list[int]
-) -> list[Row]:
-    batch = _batch(model, tokenizer, data, chosen)
+def _token_losses(model: nn.Module, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[Row]:
+    batch = _batch(model, tokenizer, examples)
     labels = batch.pop("labels")[:, 1:]
     logits = model(**batch, use_cache=False).logits[:, :-1].float()
     losses = nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
@@ -183,14 +139,21 @@ def _token_losses(
     return [{"loss": loss, "tokens": count} for loss, count in zip(means.tolist(), tokens.tolist(), strict=True)]
 
 
+def _choose(model: nn.Module, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> list[Row]:
+    losses = iter(_token_losses(model, tokenizer, [example for one in questions for example in one.examples]))
+    return [
+        {"prompt": tokenizer.decode(question.prompt), **question.answered([next(losses) for _ in question.choices])}
+        for question in questions
+    ]
+
+
 def _classify(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, data: EvaluationData, chosen: list[int]
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, classes: Labels, examples: Sequence[Example]
 ) -> list[Row]:
-    assert data.labels is not None
-    batch = _batch(model, tokenizer, data, chosen)
+    batch = _batch(model, tokenizer, examples)
     labels = batch.pop("labels")
     logits = model(**batch).logits.float()
-    if data.labels.names is None:
+    if classes.names is None:
         values = logits[:, 0]
         losses = (values - labels).square()
         return [
@@ -198,7 +161,7 @@ def _classify(
             for label, value, loss in zip(labels.tolist(), values.tolist(), losses.tolist(), strict=True)
         ]
     losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-    names = data.labels.names
+    names = classes.names
     return [
         {"label": names[label], "prediction": names[guess], "correct": label == guess, "loss": loss}
         for label, guess, loss in zip(labels.tolist(), logits.argmax(1).tolist(), losses.tolist(), strict=True)
@@ -208,24 +171,23 @@ def _classify(
 def _answer(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    data: EvaluationData,
+    part: Part,
     chosen: list[int],
     max_new_tokens: int,
     num_beams: int,
 ) -> list[Row]:
-    texts = generate(
-        model, tokenizer, [data.prompts[index] for index in chosen], max_new_tokens=max_new_tokens, num_beams=num_beams
-    )
+    prompts = [part.prompts[index] for index in chosen]
+    texts = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, num_beams=num_beams)
     rows = []
     for index, text in zip(chosen, texts, strict=True):
-        gold = data.golds[index]
+        gold = part.golds[index]
         rows.append(
             {
-                "prompt": tokenizer.decode(data.prompts[index]),
+                "prompt": tokenizer.decode(part.prompts[index]),
                 "generated": text,
-                "extracted": answers.extract(text, gold),
+                "extracted": answers.extract(text, gold, part.kind, part.extraction),
                 "answer": gold,
-                "correct": answers.matches(text, gold),
+                "correct": answers.matches(text, gold, part.kind, part.extraction),
             }
         )
     return rows

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from linchain import tasks
 from linchain.evaluation import resampling
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
@@ -16,7 +17,10 @@ Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 @dataclass(frozen=True)
 class Score:
-    """A score and its 95 % interval over `n` examples. Shares (exact match, accuracy) lie in 0 … 1."""
+    """A score and its 95 % interval over `n` examples. Shares (exact match, accuracy) lie in 0 … 1.
+
+    `task` names the task of the examples, where they are of one; the macro mean over several tasks is that of MEAN.
+    """
 
     name: str
     value: float
@@ -24,6 +28,7 @@ class Score:
     high: float
     n: int
     interval: str
+    task: str | None = None
 
     def shown(self) -> tuple[str, str]:
         """The value and its interval as text, shares in percent."""
@@ -36,14 +41,49 @@ SHARES = ("exact_match", "accuracy")
 CORRELATIONS = {"matthews": resampling.matthews, "pearson": resampling.pearson, "spearman": resampling.spearman}
 
 
+LOWER_IS_BETTER = ("loss", "perplexity")
+# The metric of rows of several tasks that are each scored by their own.
+BY_TASK = "auto"
+MEAN = "mean"
+
+
 def score(metric: str, rows: Sequence[dict[str, Any]]) -> list[Score]:
-    """The scores that `metric` (loss, exact_match, accuracy, or one of CORRELATIONS) takes from prediction rows."""
-    if metric == "loss":
-        # over tokens it has an exponential, the perplexity
-        return [_bootstrapped(name, rows) for name in ("loss", "perplexity")[: 1 + ("tokens" in rows[0])]]
+    """The scores that `metric` takes from prediction rows: for each task of theirs, and then the mean over several tasks.
+
+    `metric` is loss, exact_match, accuracy, one of CORRELATIONS, or BY_TASK for each task's own. The first score of a task
+    is that of its metric: a loss over tokens has its exponential beside it, Pearson's correlation Spearman's. The mean gives
+    tasks equal weights; where a loss would be averaged with what is better when it is higher, there is none.
+    """
+    groups: dict[str | None, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row.get("task"), []).append(row)
+    metrics = {task: _metric_of(metric, task) for task in groups}
+    found = [replace(one, task=task) for task, group in groups.items() for one in _scores_of_task(metrics[task], group)]
+    if len(groups) > 1 and len({name in LOWER_IS_BETTER for name in metrics.values()}) == 1:
+        found.append(_macro_mean([(metrics[task], group) for task, group in groups.items()]))
+    return found
+
+
+def _metric_of(metric: str, task: str | None) -> str:
+    return tasks.get(task).metric if metric == BY_TASK and task is not None else metric
+
+
+def _scores_of_task(metric: str, rows: Sequence[dict[str, Any]]) -> list[Score]:
     if metric in SHARES:
         return [_share(metric, [row["correct"] for row in rows])]
-    return [_bootstrapped(metric, rows)]
+    beside = {"loss": ["perplexity"] if "tokens" in rows[0] else [], "pearson": ["spearman"]}
+    return [_bootstrapped(name, rows) for name in (metric, *beside.get(metric, ()))]
+
+
+def _macro_mean(parts: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Score:
+    """The mean over tasks; its interval is over examples of each, drawn independently."""
+    statistics = [(statistic(metric, [rows]), len(rows)) for metric, rows in parts]
+    value = np.mean([resampling.value(one, n)[0] for one, n in statistics])
+    drawn = [resampling.bootstrap(one, n, seed)[:, 0] for seed, (one, n) in enumerate(statistics)]
+    low, high = resampling.interval(np.mean(drawn, axis=0))
+    names = {metric for metric, _ in parts}
+    name = names.pop() if len(names) == 1 else MEAN
+    return Score(name, float(value), low, high, sum(n for _, n in statistics), "bootstrap over examples", MEAN)
 
 
 def statistic(metric: str, runs: Sequence[Sequence[dict[str, Any]]]) -> resampling.Statistic:

@@ -22,7 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from linchain.evaluation.predict import predict, prepare
+from linchain.evaluation.data import prepare
+from linchain.evaluation.predict import predict
 from linchain.evaluation.scores import Score, score
 from linchain.starter.word_problems import EASY_KINDS, equations, kinds, problems
 from linchain.tasks.encoding import IGNORE, Example, collate, encode_texts

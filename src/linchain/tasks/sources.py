@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from linchain import tasks
 from linchain.errors import LinchainError
-from linchain.tasks.records import STARTER, Record, open_source
+from linchain.tasks.records import STARTER, TASK, Record, open_source, read_records
 from linchain.tasks.task import Row, Split, Task
+
+
+def read_scored(sources: Sequence[str], split: str, limit: int | None, folder: str | None) -> list[Record]:
+    """The records of `sources` as `read_records` gives them, but with `limit` for each task by itself."""
+    groups: dict[str, list[str]] = {}
+    for source in sources:
+        groups.setdefault(source if source.startswith(TASK) else "", []).append(source)
+    return [record for group in groups.values() for record in read_records(group, split, limit, folder)]
 
 
 def read_task(name: str, split: str, limit: int | None, folder: str | None) -> Iterator[Record]:

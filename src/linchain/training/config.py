@@ -172,16 +172,28 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     metric: Literal["auto", "loss", "exact_match", "accuracy", "matthews", "pearson"] = Field(
         default="auto",
-        description="`auto`: exact_match for instructions that have an answer column, accuracy for classes, pearson "
-        "for a regression, else loss.",
+        description="`auto`: that of each task in the data; else exact_match for instructions that have an answer column, "
+        "accuracy for classes, pearson (and spearman) for a regression, loss for the rest.",
     )
-    max_new_tokens: int = Field(default=256, gt=0, description="Longest generated answer (exact_match).")
+    scorer: Literal["generate", "loglikelihood"] = Field(
+        default="generate",
+        description="How answers in text are found: generated and read out of the text (exact_match), or, of the answers that "
+        "an instruction lists at its end, the one that the model finds most probable (accuracy).",
+    )
+    extraction: Literal["standard", "paper", "math_verify"] = Field(
+        default="standard",
+        description="How an answer is read out of a generated text: our rules, the papers' code word for word, or numbers and "
+        "expressions by their value (extra `math`). docs/tasks.md has the rules.",
+    )
+    max_new_tokens: int | None = Field(
+        default=None, gt=0, description="Longest generated answer (exact_match). Default: the task's own, else 256."
+    )
     num_beams: int = Field(default=1, gt=0, description="Beams of the search (exact_match); 1 is greedy.")
     batch_size: int = Field(default=32, gt=0, description="Examples per forward pass.")
     limit: int | None = Field(
         default=None,
         gt=0,
-        description="Use only the first so many records of `data.validation` and `data.test` (not of "
+        description="Use only the first so many records of `data.validation` and `data.test`, of each task by itself (not of "
         "`data.validation_size`).",
     )
     baseline: bool = Field(default=True, description="Also evaluate on the test data before training.")
@@ -220,8 +232,15 @@ class RunConfig(Section):
                     "training.keep_best needs save_steps = eval_steps, found "
                     f"{self.training.save_steps} and {self.training.eval_steps}"
                 )
-        classifies = self.evaluation.metric in ("accuracy", "matthews", "pearson")
-        generates = self.evaluation.metric == "exact_match"
-        if (classifies and self.task == "causal_lm") or (generates and self.task != "causal_lm"):
-            raise ValueError(f"evaluation.metric {self.evaluation.metric} does not go with task {self.task}")
+        self._check_metric()
         return self
+
+    def _check_metric(self) -> None:
+        metric, scorer = self.evaluation.metric, self.evaluation.scorer
+        answers = {"exact_match"} if scorer == "generate" else {"accuracy"}
+        text = self.task == "causal_lm"
+        if metric not in {"auto", "loss"} | (answers if text else {"accuracy", "matthews", "pearson"}):
+            beside = f" and evaluation.scorer {scorer}" if text and metric in ("exact_match", "accuracy") else ""
+            raise ValueError(f"evaluation.metric {metric} does not go with task {self.task}{beside}")
+        if scorer == "loglikelihood" and not text:
+            raise ValueError(f"evaluation.scorer loglikelihood does not go with task {self.task}")

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from linchain import methods
 from linchain.errors import LinchainError
+from linchain.evaluation.data import EvaluationData, Scoring, check_context, prepare
 from linchain.evaluation.models import (
     ADAPTER_CONFIG,
     adapter_base,
@@ -23,12 +24,12 @@ from linchain.evaluation.models import (
     model_labels,
     model_task,
 )
-from linchain.evaluation.predict import EvaluationData, check_context, predict, prepare
+from linchain.evaluation.predict import predict
 from linchain.evaluation.progress import evaluation_progress
 from linchain.evaluation.scores import Score, score
 from linchain.files import check_writable
-from linchain.tasks.formats import get_format
-from linchain.tasks.records import read_records, rename_columns
+from linchain.tasks.records import rename_columns
+from linchain.tasks.sources import read_scored
 from linchain.training.config import RunConfig
 from linchain.training.load_config import build_config, load_config
 from linchain.training.prepare import choose_max_length
@@ -132,7 +133,7 @@ def _settings(target: _Target, question: Question) -> RunConfig:
     values.setdefault("model", {})["name"] = target.base
     values["output"] = question.target
     if "data.test" in question.options:
-        for name in ("metric", "limit"):  # what the run was scored by need not fit other data
+        for name in ("metric", "scorer", "limit"):  # what the run was scored by need not fit other data
             values.get("evaluation", {}).pop(name, None)
     for key, value in question.options.items():
         *section, name = key.split(".")
@@ -145,17 +146,18 @@ def _settings(target: _Target, question: Question) -> RunConfig:
 def _prepare(config: RunConfig, target: _Target, tokenizer: Any) -> EvaluationData:
     assert config.data.test
     asked = config.data
-    records = read_records(config.data.test, "test", config.evaluation.limit, asked.folder)
-    records = rename_columns(records, asked.columns)
-    format = get_format(config.data.format, records, config.task)
+    records = rename_columns(
+        read_scored(config.data.test, "test", config.evaluation.limit, asked.folder), asked.columns
+    )
     model_config = load_model_config(target.base)
     context = context_length(model_config)
     labels = None
     if config.task == "sequence_classification":
         labels = adapter_labels(target.adapter) if target.adapter else model_labels(model_config)
     max_length = choose_max_length(config.data.max_length, context)
+    scoring = Scoring(config.evaluation.scorer, config.evaluation.extraction)
     data = prepare(
-        records, format, tokenizer, config.evaluation.metric, max_length, config.data.train_on_prompt, labels
+        records, asked.format, tokenizer, config.evaluation.metric, max_length, asked.train_on_prompt, labels, scoring
     )
     check_context(data, context, config.evaluation.max_new_tokens)
     return data

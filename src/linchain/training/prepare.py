@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from linchain.errors import LinchainError
+from linchain.evaluation.data import EvaluationData, Scoring, check_context, prepare
 from linchain.evaluation.models import context_length, load_model_config, load_tokenizer
-from linchain.evaluation.predict import EvaluationData, check_context, prepare
 from linchain.tasks.encoding import Example, encode_sentences, encode_texts
 from linchain.tasks.formats import Format, get_format
 from linchain.tasks.overlap import Overlap, find_overlaps
 from linchain.tasks.records import Record, read_records, rename_columns
 from linchain.tasks.sentence_pair import Labels, find_labels
+from linchain.tasks.sources import read_scored
 from linchain.training.config import DataConfig, RunConfig
 
 if TYPE_CHECKING:
@@ -61,10 +62,6 @@ def prepare_data(config: RunConfig) -> PreparedData:
         raise LinchainError("training.precision: 'float16' needs a GPU; use 'bfloat16' or 'float32'")
     records = _read_splits(config.data, config.evaluation.limit)
     format = get_format(config.data.format, records["train"], config.task)
-    for split, rows in records.items():
-        if split != "train":
-            for record in rows:
-                format.check(record)
     labels = find_labels(records["train"]) if config.task == "sequence_classification" else None
     model_config = load_model_config(config.model.name)
     tokenizer = load_tokenizer(config.model.name, config.model.chat_template)
@@ -73,11 +70,12 @@ def prepare_data(config: RunConfig) -> PreparedData:
     train_on_prompt = config.data.train_on_prompt
 
     metric = config.evaluation.metric
+    scoring = Scoring(config.evaluation.scorer, config.evaluation.extraction)
 
     def evaluated(split: str, metric: str) -> EvaluationData | None:
         if split not in records:
             return None
-        data = prepare(records[split], format, tokenizer, metric, max_length, train_on_prompt, labels)
+        data = prepare(records[split], format, tokenizer, metric, max_length, train_on_prompt, labels, scoring)
         check_context(data, context, config.evaluation.max_new_tokens)
         return data
 
@@ -108,12 +106,11 @@ def choose_max_length(asked: int | None, context: int | None) -> int:
 
 
 def _read_splits(data: DataConfig, evaluation_limit: int | None) -> dict[str, list[Record]]:
-    limits = {"train": data.limit, "validation": evaluation_limit, "test": evaluation_limit}
-    records = {
-        split: rename_columns(read_records(sources, split, limits[split], data.folder), data.columns)
-        for split in limits
-        if (sources := getattr(data, split))
-    }
+    read = {"train": read_records(data.train or (), "train", data.limit, data.folder)}
+    for split, sources in (("validation", data.validation), ("test", data.test)):
+        if sources:
+            read[split] = read_scored(sources, split, evaluation_limit, data.folder)
+    records = {split: rename_columns(rows, data.columns) for split, rows in read.items()}
     if data.validation_size is not None:
         rows = records["train"]
         if data.validation_size >= len(rows):
