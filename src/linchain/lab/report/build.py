@@ -1,0 +1,173 @@
+"""One report of one or several comparisons: HTML in one file, Markdown, and the tables as CSV."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from linchain.lab.analysis import analyse
+from linchain.lab.report import course_tables, examples, figures, settings, spectra, tables, words
+from linchain.lab.report.content import Block, Chapter, Report, Section, Sheet
+from linchain.lab.report.markdown import to_csv, to_markdown
+from linchain.lab.report.pareto import pareto
+from linchain.lab.report.study import Study
+from linchain.training.run_folder import write_text
+
+if TYPE_CHECKING:
+    from linchain.lab.trials import Comparison
+
+
+def build(comparisons: Sequence[Comparison], out: Path) -> Path:
+    """Writes the files that `linchain.lab.report.write_report` promises."""
+    names = _names([comparison.folder.absolute().name for comparison in comparisons])
+    report = compose(
+        [Study(name, comparison, analyse(comparison)) for name, comparison in zip(names, comparisons, strict=True)]
+    )
+    for sheet in sheets(report):
+        write_text(out / "tables" / f"{sheet.name}.csv", to_csv(sheet))
+    write_text(out / "report.md", to_markdown(report))
+    html = out / "report.html"
+    write_text(html, to_html(report))
+    return html
+
+
+def compose(studies: Sequence[Study]) -> Report:
+    """The content of a report."""
+    chapters = tuple(_chapter(study) for study in studies)
+    titles = words.listed(chapter.title for chapter in chapters)
+    return Report(f"Fine-tuning methods compared: {titles}", chapters)
+
+
+def to_html(report: Report) -> str:
+    """One page; whatever comes from data or models is escaped, but for the drawings, which matplotlib escapes."""
+    loader = PackageLoader("linchain.lab.report", ".")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["kind"] = lambda block: type(block).__name__
+    style = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
+    return environment.get_template("template.html.jinja").render(report=report, style=Markup(style))
+
+
+def sheets(report: Report) -> Iterator[Sheet]:
+    """All tables of a report."""
+    for chapter in report.chapters:
+        yield from chapter.overview
+        for section in chapter.sections:
+            yield from (block for block in section.blocks if isinstance(block, Sheet))
+
+
+def _names(folders: Sequence[str]) -> list[str]:
+    """Names for ids and files, each once.
+
+    >>> _names(["STS-B (MiniLM)", "sts-b minilm"])
+    ['sts-b-minilm', 'sts-b-minilm-2']
+    """
+    names: list[str] = []
+    for folder in folders:
+        base = re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-") or "comparison"
+        names.append(base if base not in names else f"{base}-{len(names) + 1}")
+    return names
+
+
+def _chapter(study: Study) -> Chapter:
+    last = study.budgets[-1]
+    overview = tables.overview(study, last)
+    return Chapter(
+        name=study.name,
+        title=study.comparison.folder.absolute().name,
+        about=_about(study),
+        verdict=(*study.analysis.verdict, *study.analysis.measured),
+        overview=(overview,) if overview else (),
+        sections=tuple(section for section in _sections(study) if section.blocks),
+    )
+
+
+def _about(study: Study) -> str:
+    """Model, contestants, search and seeds in a line."""
+    plan = study.comparison.plan
+    model = plan.run["model"]["name"]
+    tests = words.listed(dict.fromkeys(table.test for table in study.analysis.tables))
+    searched = sorted({len(one.learning_rates) for one in plan.contestants})
+    return (
+        f"Model {Path(model).name}; {words.plural(len(plan.contestants), 'contestant')}; tested on {tests}; "
+        f"{words.listed(searched)} learning rates searched for each; {words.plural(len(plan.seeds), 'seed')}"
+    )
+
+
+def _sections(study: Study) -> Iterator[Section]:
+    each = study.budgets
+    yield Section(
+        f"{study.name}-accuracy",
+        "Scores",
+        blocks=_blocks(
+            block
+            for budget in each
+            for block in (
+                figures.intervals(study, budget),
+                *(tables.scores(study, table) for table in study.analysis.tables if table.budget == budget),
+            )
+        ),
+    )
+    yield Section(
+        f"{study.name}-cost",
+        "Cost",
+        blocks=_blocks(block for budget in each for block in (tables.costs(study, budget), pareto(study, budget))),
+    )
+    yield Section(
+        f"{study.name}-convergence-section",
+        "Loss curves",
+        blocks=_blocks(
+            block
+            for budget in each
+            for block in (
+                figures.loss_curves(study, budget, "loss"),
+                course_tables.convergence(study, budget),
+                figures.loss_curves(study, budget, "eval_loss"),
+            )
+        ),
+    )
+    yield Section(
+        f"{study.name}-search",
+        "Learning rates",
+        blocks=_blocks(
+            block
+            for budget in each
+            for block in (figures.learning_rates(study, budget), course_tables.learning_rates(study, budget))
+        ),
+    )
+    yield Section(
+        f"{study.name}-diagnostics",
+        "Inside the update",
+        blocks=_blocks(
+            block
+            for budget in each
+            for block in (
+                course_tables.rank_ends(study, budget),
+                spectra.rank_courses(study, budget),
+                spectra.spectra(study, budget, last=False),
+                spectra.spectra(study, budget, last=True),
+                spectra.gradient_courses(study, budget),
+            )
+        ),
+    )
+    yield Section(
+        f"{study.name}-examples",
+        "Where they disagree",
+        blocks=_blocks([examples.disagreements(study, each[-1])]),
+    )
+    yield Section(f"{study.name}-failed", "Failed runs", blocks=_blocks([tables.failures(study)]))
+    yield Section(
+        f"{study.name}-settings",
+        "Settings, versions, and how to run it again",
+        blocks=_blocks([settings.contestants(study), settings.environment(study), *settings.reruns(study)]),
+    )
+
+
+def _blocks(found: Iterable[Block | None]) -> tuple[Block, ...]:
+    return tuple(block for block in found if block is not None)

@@ -1,0 +1,65 @@
+"""What a comparison was made with: contestants, versions, hashes, and how to make it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from linchain.lab.report import words
+from linchain.lab.report.content import Cell, Column, Sheet, Verbatim
+from linchain.lab.report.study import Study
+
+
+def contestants(study: Study) -> Sheet:
+    """Each contestant's method, options and learning rates."""
+    rows, records = [], []
+    for one in study.comparison.plan.contestants:
+        options = ", ".join(f"{name}: {_value(value)}" for name, value in one.options.items())
+        rates = ", ".join(words.rate(rate) for rate in one.learning_rates)
+        rows.append((Cell(one.label), Cell(one.method), Cell(options or "defaults"), Cell(rates)))
+        records.append(
+            {"contestant": one.label, "method": one.method, "options": json.dumps(one.options), "learning_rates": rates}
+        )
+    columns = (Column("Contestant"), Column("Method"), Column("Options given"), Column("Learning rates searched"))
+    caption = "What each contestant is. Options that are not given have the defaults that linchain methods NAME shows."
+    return Sheet(f"{study.name}-contestants", caption, columns, tuple(rows), tuple(records))
+
+
+def environment(study: Study) -> Sheet | None:
+    """Versions, machine, commit, and the hashes of model and data."""
+    found = list(_flat(study.comparison.environment))
+    if not found:
+        return None
+    rows = tuple((Cell(name), Cell(value)) for name, value in found)
+    records = tuple({"name": name, "value": value} for name, value in found)
+    caption = "Versions and machine, and SHA-256 of the model’s files and of each split’s records."
+    return Sheet(f"{study.name}-environment", caption, (Column("What"), Column("Value")), rows, records)
+
+
+def reruns(study: Study) -> tuple[Verbatim, ...]:
+    """The command, and the resolved plan that it takes."""
+    values = yaml.safe_load(study.comparison.dump_plan())
+    del values["output"]  # a place on the machine that it was run on
+    plan = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    command = "linchain compare plan.yaml output=rerun"
+    return (
+        Verbatim(f"{study.name}-command", "The command, with the plan below saved as plan.yaml", command),
+        Verbatim(f"{study.name}-plan", "The resolved plan", plan.rstrip(), folded=True),
+    )
+
+
+def _flat(values: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _flat(value, f"{name} · {key}" if name else str(key))
+    elif values is not None:
+        yield name, _value(values)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(one) for one in value)
+    return json.dumps(value) if isinstance(value, bool) else str(value)

@@ -1,0 +1,167 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from linchain.evaluation.scores import SHARES
+
+CORRELATIONS = ("matthews", "pearson", "spearman")
+METRICS = {
+    "exact_match": "exact match",
+    "matthews": "Matthews’ correlation",
+    "pearson": "Pearson’s correlation",
+    "spearman": "Spearman’s correlation",
+}
+NONE = "–"
+
+
+def metric_name(metric: str) -> str:
+    """
+    >>> metric_name("exact_match"), metric_name("loss")
+    ('exact match', 'loss')
+    """
+    return METRICS.get(metric, metric)
+
+
+def score(value: float | None, metric: str) -> str:
+    """A score: shares in percent, correlations with three decimals.
+
+    >>> score(0.6137, "accuracy"), score(0.6137, "pearson"), score(2.34567, "loss")
+    ('61.4 %', '0.614', '2.346')
+    """
+    if value is None or not math.isfinite(value):
+        return NONE
+    if metric in SHARES:
+        return f"{100 * value:.1f} %"
+    return _sign(f"{value:.3f}") if metric in CORRELATIONS else _sign(f"{value:.4g}")
+
+
+def difference(value: float, metric: str) -> str:
+    """A difference of scores, with its sign.
+
+    >>> difference(-0.0123, "accuracy"), difference(0.0123, "loss")
+    ('−1.2', '+0.0123')
+    """
+    if metric in SHARES:
+        return _sign(f"{100 * value:+.1f}")
+    return _sign(f"{value:+.3f}") if metric in CORRELATIONS else _sign(f"{value:+.3g}")
+
+
+def spread(value: float, metric: str) -> str:
+    """A standard deviation of scores.
+
+    >>> spread(0.0123, "accuracy"), spread(0.0123, "pearson")
+    ('1.2', '0.012')
+    """
+    return difference(value, metric).removeprefix("+")
+
+
+def interval(low: float | None, high: float | None, shown: Callable[[float], str]) -> str:
+    """
+    The unit is said once.
+
+    >>> interval(0.5, 0.7, lambda value: score(value, "accuracy")), interval(0.9, 1.2, seconds)
+    ('50.0 to 70.0 %', '900 ms to 1.2 s')
+    """
+    if low is None or high is None:
+        return ""
+    left, right = shown(low), shown(high)
+    number, _, unit = left.partition(" ")
+    return f"{number if right.endswith(f' {unit}') else left} to {right}"
+
+
+def unit(metric: str) -> str:
+    """What a difference is counted in."""
+    return "points" if metric in SHARES else metric_name(metric)
+
+
+def rate(value: float | None) -> str:
+    """A learning rate.
+
+    >>> rate(0.0003), rate(0.00025)
+    ('3e-4', '2.5e-4')
+    """
+    if value is None:
+        return NONE
+    mantissa, _, exponent = f"{value:.3e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def count(value: int | float) -> str:
+    """
+    >>> count(1319), count(28311552)
+    ('1,319', '28.31 M')
+    """
+    return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.2f} M"
+
+
+def short_count(value: float) -> str:
+    """A number beside an axis.
+
+    >>> short_count(500), short_count(200_000), short_count(1.5e6)
+    ('500', '200 k', '1.5 M')
+    """
+    if value < 1000:
+        return f"{value:g}"
+    return f"{value / 1000:g} k" if value < 1e6 else f"{value / 1e6:g} M"
+
+
+def seconds(value: float) -> str:
+    """
+    >>> seconds(0.0412), seconds(3.217), seconds(432), seconds(8000)
+    ('41.2 ms', '3.22 s', '7.2 min', '2.22 h')
+    """
+    if value < 1:
+        return f"{1000 * value:.3g} ms"
+    if value < 120:
+        return f"{value:.3g} s"
+    return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.2f} h"
+
+
+def size(value: float) -> str:
+    """Bytes.
+
+    >>> size(3 * 2**20), size(1.5 * 2**30)
+    ('3 MiB', '1.50 GiB')
+    """
+    return f"{value / 2**20:.0f} MiB" if value < 2**30 else f"{value / 2**30:.2f} GiB"
+
+
+def p_value(value: float | None) -> str:
+    """
+    >>> p_value(0.00004), p_value(0.034), p_value(0.61)
+    ('< 0.001', '0.034', '0.61')
+    """
+    if value is None:
+        return NONE
+    if value < 0.001:
+        return "< 0.001"
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def listed(items: Iterable[object]) -> str:
+    """
+    >>> listed([0, 1, 2])
+    '0, 1 and 2'
+    """
+    words = [str(item) for item in items]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
+
+
+def plural(number: int, one: str) -> str:
+    """
+    >>> plural(1, "seed"), plural(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{number:,} {one}" + ("" if number == 1 else "s")
+
+
+def shortened(text: str, limit: int) -> str:
+    """At most `limit` characters, the end left out."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def _sign(number: str) -> str:
+    return number.replace("-", "−")
