@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from linchain import methods
 from linchain.errors import unknown_name
+from linchain.methods.base import Method
 from linchain.training.config import MethodConfig, NamedSection, RunConfig, Section
 from linchain.training.load_config import method_mistakes, read_values, validated
 
@@ -176,10 +177,14 @@ def build_plan(values: dict[str, Any], origin: str = "plan", mistakes: Sequence[
 
 
 def _contestant(one: ContestantConfig, config: PlanConfig) -> Contestant:
-    method = methods.get(one.name)
-    shared = {name: value for name, value in config.options.items() if name in method.options}
-    own = dict(one.model_extra or {})
-    return Contestant(one.label or one.name, one.name, shared | own, one.learning_rates or config.learning_rates)
+    options = _with_shared(methods.get(one.name), config.options, dict(one.model_extra or {}))
+    return Contestant(one.label or one.name, one.name, options, one.learning_rates or config.learning_rates)
+
+
+def _with_shared(method: Method, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A contestant's options: those of `shared` that its method has and its own do not settle, and its own."""
+    settled = {name for name, other in method.settled_by.items() if own.get(other) is not None}
+    return {name: value for name, value in shared.items() if name in method.options and name not in settled} | dict(own)
 
 
 def _decided_mistakes(values: Mapping[str, Any]) -> list[str]:
@@ -222,16 +227,16 @@ def _method_mistakes(values: Mapping[str, Any]) -> list[str]:
 
 
 def _entry_mistakes(one: Mapping[str, Any], shared: Mapping[str, Any], rates: Any) -> list[str]:
-    own = {name: value for name, value in one.items() if name not in ("label", "learning_rates")}
+    own = {name: value for name, value in one.items() if name not in ("name", "label", "learning_rates")}
     if one["name"] not in methods.names():
-        return method_mistakes(own)
+        return method_mistakes({"name": one["name"]})
     method = methods.get(one["name"])
-    options = {name: value for name, value in shared.items() if name in method.options}
-    mistakes = method_mistakes({**options, **own})
+    options = _with_shared(method, shared, own)
+    mistakes = method_mistakes({"name": one["name"], **options})
     label = str(one.get("label") or one["name"])
     if not label.strip() or label.startswith(".") or any(sign in label for sign in "/\\\0"):
         mistakes.append(f"methods: the label {label!r} cannot be the name of a folder")
-    if "target_modules" in method.options and not {**options, **own}.get("target_modules"):
+    if "target_modules" in method.options and not options.get("target_modules"):
         mistakes.append(
             f"methods.{label}: a comparison has to name the target_modules (options: {{target_modules: …}}), since their "
             "defaults differ between methods"
