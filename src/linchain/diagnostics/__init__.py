@@ -1,1 +1,1 @@
-"""What can be said about a model and an adapter without training: sizes, memory, ranks."""
+"""What can be said about a model and an adapter: sizes and memory before training, ranks after it and along it."""

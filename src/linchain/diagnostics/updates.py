@@ -159,6 +159,14 @@ class Dora(LowRank):
     def rank(self) -> None:
         return None
 
+    @property
+    def _magnitude(self) -> Tensor:
+        layer: Any = self.layer
+        return layer.lora_magnitude_vector[self.adapter].weight
+
+    def parts(self) -> list[Part]:
+        return [*super().parts(), Part(self._magnitude, ("m",))]
+
     @torch.no_grad()
     def ranks(self) -> Ranks:
         layer: Any = self.layer
@@ -167,7 +175,7 @@ class Dora(LowRank):
             weight = weight.T
         b, a = self._product()
         moved = weight + (b @ a).to(weight)
-        magnitude = layer.lora_magnitude_vector[self.adapter].weight.detach().flatten().to(weight)
+        magnitude = self._magnitude.detach().flatten().to(weight)
         delta = (magnitude / moved.norm(dim=1)).unsqueeze(1) * moved - weight
         return dense_ranks(delta if delta.norm() > _ROUNDING * weight.norm() else torch.zeros_like(delta))
 

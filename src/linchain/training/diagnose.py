@@ -11,8 +11,8 @@ One row a measured step and module:
     spectrum            the largest singular values of ΔW, at most 64; absent where entropy_rank is null
     factors             singular values, at most 64 each, of A, W1 … Wn, B, and of A·W1…Wn ("AW") where there is a chain;
                         absent for methods that are no product
-    gradients           ‖∂L/∂·‖_F of each trained factor on the batch of the step that follows, before clipping; for Bone's
-                        blocks "B", for MiSS's "D", for full fine-tuning "W". Absent in the rows of the last step
+    gradients           ‖∂L/∂·‖_F of each trained factor on the batches of the step that follows, before clipping; DoRA has "m"
+                        too, Bone's blocks are "B", MiSS's "D", a weight trained in full "W". Absent in the last step's rows
     folding_error       ‖ΔW' − ΔW‖_F / ‖ΔW‖_F of folding the chain into A in A's dtype; null where ΔW is 0; absent without a
                         chain
 """
