@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-LOWER_IS_BETTER = ("loss", "perplexity")
-MEAN = "mean"  # the "task" of the macro mean in a list of scores over several tasks
+from linchain.evaluation.scores import LOWER_IS_BETTER, MEAN
+
 NOT_RUN, NOT_A_NUMBER = "not run", "the validation score is not a number"
 
 Edge = Literal["low", "high"]

@@ -1,0 +1,171 @@
+"""The final runs of all contestants on one test, resampled together, and what tells two of them apart."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from linchain.errors import LinchainError
+from linchain.evaluation import resampling
+from linchain.evaluation.scores import SHARES, statistic, wilson
+from linchain.lab.findings import Difference, SeedScore
+from linchain.lab.statistics import (
+    ALPHA,
+    DETECTABLE,
+    bootstrap_p,
+    holm,
+    mcnemar,
+    other_seeds_and_examples,
+    smallest_difference,
+    welch,
+)
+
+if TYPE_CHECKING:
+    from linchain.lab.trials import Trial
+
+MCNEMAR, BOOTSTRAP = "exact McNemar", "paired bootstrap over examples"
+Part = tuple[str | None, str]  # a task and its metric
+Rows = list[dict[str, Any]]
+
+
+class FinalRun:
+    """A finished run and its prediction rows, by task."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        self.rows: dict[str | None, Rows] = {}
+        for row in trial.predictions("test"):
+            self.rows.setdefault(row.get("task"), []).append(row)
+
+    @property
+    def seed(self) -> int:
+        assert self.trial.seed is not None, "final runs have seeds"
+        return self.trial.seed
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One contestant on one test. The replicates of all contestants are of the same resamples: differences are paired.
+
+    replicates: (resamples,), the mean over seeds; correct: bool (n,) of a single run that is right or wrong, else None.
+    """
+
+    metric: str
+    n: int
+    seeds: tuple[SeedScore, ...]
+    replicates: np.ndarray
+    correct: np.ndarray | None
+
+    @property
+    def values(self) -> list[float]:
+        return [seed.value for seed in self.seeds]
+
+    @property
+    def value(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def seed_sd(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.seeds) > 1 else None
+
+    def interval(self) -> tuple[float, float]:
+        low, high = resampling.interval(self.replicates)
+        if low == high and self.metric in SHARES:  # all right or all wrong: that is no proof that all others would be
+            return wilson(round(self.value * self.n), self.n)
+        return low, high
+
+
+def check_examples(runs: Sequence[FinalRun]) -> None:
+    """Raises LinchainError unless every run was tested on the same examples, in the same order."""
+    first, *others = ({task: [row["id"] for row in rows] for task, rows in run.rows.items()} for run in runs)
+    for run, ids in zip(runs[1:], others, strict=True):
+        if ids != first:
+            raise LinchainError(
+                f"{run.trial.folder} was tested on other examples than {runs[0].trial.folder}: the test data changed between "
+                "these runs; delete the older ones and run the comparison again"
+            )
+
+
+def take_samples(metric: str, parts: Sequence[Part], runs: Sequence[FinalRun]) -> dict[str, Sample]:
+    """By contestant, those with a finite score: of one task, or the mean over several, each resampled by itself."""
+    values, replicates = [], []
+    for number, (task, name) in enumerate(parts):
+        of_counts, n = statistic(name, [run.rows[task] for run in runs]), len(runs[0].rows[task])
+        values.append(resampling.value(of_counts, n))
+        replicates.append(resampling.bootstrap(of_counts, n, seed=number))
+    value, replicate = np.mean(values, axis=0), np.mean(replicates, axis=0)
+    columns: dict[str, list[int]] = {}
+    for column, run in enumerate(runs):
+        if np.isfinite(value[column]):
+            columns.setdefault(run.trial.contestant, []).append(column)
+    return {
+        label: Sample(
+            metric,
+            sum(len(runs[0].rows[task]) for task, _ in parts),
+            tuple(SeedScore(runs[column].seed, float(value[column])) for column in own),
+            replicate[:, own].mean(1),
+            _correct(metric, parts, [runs[column] for column in own]),
+        )
+        for label, own in columns.items()
+    }
+
+
+def _correct(metric: str, parts: Sequence[Part], runs: Sequence[FinalRun]) -> np.ndarray | None:
+    if metric not in SHARES or len(parts) > 1 or len(runs) > 1:
+        return None
+    return np.array([row["correct"] for row in runs[0].rows[parts[0][0]]], dtype=bool)
+
+
+def differences(samples: Mapping[str, Sample], pairs: Sequence[tuple[str, str]]) -> list[Difference]:
+    """The first of each pair less the second. The pairs are one family: their p-values are adjusted for each other."""
+    several = any(len(sample.seeds) > 1 for sample in samples.values())
+    found = [_difference(samples[one], samples[other], other, several) for one, other in pairs]
+    adjusted = holm([one.p_both for one in found])
+    return [replace(one, p_holm=p, distinguishable=p < ALPHA) for one, p in zip(found, adjusted, strict=True)]
+
+
+def _difference(one: Sample, other: Sample, against: str, several: bool) -> Difference:
+    """Alone in its family. `several`: whether the comparison has several seeds."""
+    replicates = one.replicates - other.replicates
+    low, high = resampling.interval(replicates)
+    if one.correct is not None and other.correct is not None:
+        p, test = mcnemar(one.correct, other.correct), MCNEMAR
+    else:
+        p, test = bootstrap_p(replicates), BOOTSTRAP
+    seed_p = welch(one.values, other.values)
+    p_both = p
+    if seed_p is not None:
+        p_both = max(p, other_seeds_and_examples(one.values, other.values, _error(one, other)))
+    elif several:
+        p_both = 1.0
+    value = one.value - other.value
+    return Difference(against, value, low, high, p, p_both, test, seed_p, p_both, p_both < ALPHA)
+
+
+def _error(one: Sample, other: Sample) -> float:
+    """The standard error of a difference over examples."""
+    return float((one.replicates - other.replicates).std())
+
+
+def resolvable(samples: Mapping[str, Sample]) -> tuple[float | None, float | None]:
+    """`resolvable` and `resolvable_with_seeds` of `linchain.lab.findings.Table`, from the contestants' samples."""
+    pairs = list(itertools.combinations(samples.values(), 2))
+    errors = [_error(*pair) for pair in pairs]
+    with_seeds = [
+        math.hypot(
+            error, *(sample.seed_sd / math.sqrt(len(sample.seeds)) for sample in pair if sample.seed_sd is not None)
+        )
+        for error, pair in zip(errors, pairs, strict=True)
+        if all(sample.seed_sd is not None for sample in pair)
+    ]
+    both = DETECTABLE * statistics.median(with_seeds) if with_seeds else None
+    if errors and (typical := statistics.median(errors)) > 0:
+        return DETECTABLE * typical, both
+    shares = next((sample for sample in samples.values() if sample.metric in SHARES), None)
+    return smallest_difference(shares.n) if shares else None, both
