@@ -84,6 +84,7 @@ def write_summary(comparison: Comparison) -> Any:
 
     analysis = analyse(comparison)
     content = asdict(analysis)
+    del content["measured"]
     for timed in content["costs"]:
         for name in ("seconds_per_step", "memory_bytes", "train_seconds"):
             timed.pop(name, None)
