@@ -8,10 +8,12 @@ import typer
 from rich.console import Console
 
 from linchain.cli.bench import bench
+from linchain.cli.compare import compare
 from linchain.cli.evaluate import evaluate
 from linchain.cli.export import export
 from linchain.cli.inspect import inspect
 from linchain.cli.methods import methods
+from linchain.cli.report import report
 from linchain.cli.train import train
 from linchain.errors import LinchainError
 
@@ -24,6 +26,8 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(evaluate)
+app.command()(compare)
+app.command()(report)
 app.command()(export)
 app.command()(inspect)
 app.command()(methods)

@@ -25,7 +25,7 @@ def check_installed() -> None:
     """LinchainError where a library is missing that a report is made with: better before hours of training than after."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise LinchainError(f"a report needs {', '.join(missing)}: pip install 'linchain[plots,metrics]'")
+        raise LinchainError(f"a report needs {', '.join(missing)}: pip install 'linchain[report]'")
 
 
 def write_report(comparisons: Sequence[Comparison], out: Path, console: Console | None = None) -> Path:
