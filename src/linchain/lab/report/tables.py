@@ -71,6 +71,7 @@ def scores(study: Study, table: Table) -> Sheet:
         Column(f"Difference from {study.reference}", True),
         Column("p over examples", True),
         Column("p over seeds", True),
+        Column("p over both", True),
         Column("In words"),
     )
     tests = words.listed(sorted({line.difference.test for line in table.lines if line.difference}))
@@ -86,18 +87,17 @@ def scores(study: Study, table: Table) -> Sheet:
                 Cell(" · ".join(words.score(seed.value, table.metric).removesuffix(" %") for seed in line.seeds)),
                 EMPTY if line.seed_sd is None else Cell(words.spread(line.seed_sd, table.metric)),
                 _difference(line, table),
-                Cell(words.p_value(found.p_holm), words.p_value(found.p)) if found else EMPTY,
-                Cell(words.p_value(found.seed_p_holm), words.p_value(found.seed_p))
-                if found and found.seed_p
-                else EMPTY,
+                *(
+                    EMPTY if p is None else Cell(words.p_value(p))
+                    for p in ((found.p, found.seed_p, found.p_holm) if found else (None,) * 3)
+                ),
                 Cell(*_told(line, table, study.reference)),
             )
         )
     caption = (
         f"{_what(table)} on {table.test}{within(table.budget)}, {_means(table)}. Intervals are 95 % over the test examples; "
-        f"differences are paired by example. p over examples: {tests}; p over seeds: Welch’s test; both by Holm for "
-        "all contestants tested against the reference, beneath them as they were before. In words “better” or “worse” only "
-        "where both lie below 5 % (with one seed, the first)."
+        f"differences are paired by example. p over examples: {tests}; p over seeds: Welch’s test; p over both is adjusted by "
+        "Holm for all contestants tested against the reference, and is what “better” and “worse” go by (below 5 %)."
     )
     number = study.analysis.tables.index(table)
     records = tuple(_score_record(line, table) for line in table.lines)
@@ -161,21 +161,7 @@ def _score_record(line: Line, table: Table) -> dict[str, Any]:
         "seed_sd": line.seed_sd,
         "seeds": " ".join(f"{seed.seed}:{seed.value!r}" for seed in line.seeds),
         "level_with_best": line.level_with_best,
-    } | {
-        f"difference_{name}": found.get(name)
-        for name in (
-            "against",
-            "value",
-            "low",
-            "high",
-            "p",
-            "p_holm",
-            "test",
-            "seed_p",
-            "seed_p_holm",
-            "distinguishable",
-        )
-    }
+    } | {f"difference_{name}": value for name, value in found.items()}
 
 
 def _cost_record(cost: Cost | None) -> dict[str, Any]:
