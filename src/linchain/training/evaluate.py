@@ -29,6 +29,7 @@ from linchain.evaluation.progress import evaluation_progress
 from linchain.evaluation.scores import Score, score
 from linchain.files import check_writable
 from linchain.tasks.records import rename_columns
+from linchain.tasks.sentence_pair import Labels
 from linchain.tasks.sources import read_scored
 from linchain.training.config import RunConfig
 from linchain.training.load_config import build_config, load_config
@@ -55,8 +56,9 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Target:
-    """A base model, the adapter on it (if any), and the settings that the options are laid over."""
+class Target:
+    """What a question's target stands for: a base model, the adapter on it (if any), and the settings that the question's
+    options are laid over."""
 
     base: str
     adapter: Path | None
@@ -70,21 +72,15 @@ def evaluate_target(question: Question, console: Console | None = None) -> Answe
     Raises LinchainError, before any weights are loaded, for bad data, options or targets.
     """
     console = console or Console(quiet=True)
-    target = _resolve(question)
-    config = _settings(target, question)
-    assert config.data.test
-    folder = target.adapter
-    tokenizer = load_tokenizer(
-        str(folder) if folder and (folder / "tokenizer_config.json").is_file() else target.base,
-        config.model.chat_template,
-    )
+    target = resolve(question)
+    config = settings_for(target, question)
+    if not config.data.test:
+        raise LinchainError("--data: required, since the target is no run with data.test")
+    tokenizer = target_tokenizer(target, config)
     data = _prepare(config, target, tokenizer)
     source = ", ".join(config.data.test)
-    file = _output_file(question, target, Path(config.data.test[0].replace(":", "-")).stem, data.metric)
-    model: Any = load_model(target.base, tokenizer, config.model.dtype, data.labels, new_head=folder is not None)
-    if folder:
-        model = load_adapter(model, folder)
-    _to_accelerator(model)
+    file = predictions_file(question, target, f"{Path(config.data.test[0].replace(':', '-')).stem}.{data.metric}")
+    model = load_target(target, config, tokenizer, data.labels)
     with evaluation_progress(console, "evaluating", len(data.records)) as advance:
         rows = predict(
             model,
@@ -99,7 +95,8 @@ def evaluate_target(question: Question, console: Console | None = None) -> Answe
     return Answer(score(data.metric, rows), file, source)
 
 
-def _resolve(question: Question) -> _Target:
+def resolve(question: Question) -> Target:
+    """What the question is about; LinchainError where that is nothing that can be evaluated."""
     path = Path(question.target).expanduser()
     run = RunFolder(path)
     if run.config.is_file():
@@ -109,28 +106,29 @@ def _resolve(question: Question) -> _Target:
         if not (run.adapter / ADAPTER_CONFIG).is_file():
             missing = "adapter" if methods.get(config.method.name).config else "model"
             raise LinchainError(f"the run in {path} has no {missing} yet ({run.progress()}); continue it with --resume")
-        return _Target(question.base or config.model.name, run.adapter, config.model_dump(mode="json"), run.predictions)
+        return Target(question.base or config.model.name, run.adapter, config.model_dump(mode="json"), run.predictions)
     here = Path("predictions")
     if (path / ADAPTER_CONFIG).is_file():
-        return _Target(question.base or adapter_base(path), path, {"task": adapter_task(path)}, here)
+        return Target(question.base or adapter_base(path), path, {"task": adapter_task(path)}, here)
     if question.base:
         raise LinchainError(f"--model {question.base}: {question.target} is no adapter and no run, so it has no base")
-    return _Target(question.target, None, {"task": model_task(load_model_config(question.target))}, here)
+    return Target(question.target, None, {"task": model_task(load_model_config(question.target))}, here)
 
 
-def _whole_model(run: RunFolder, config: RunConfig, question: Question) -> _Target:
+def _whole_model(run: RunFolder, config: RunConfig, question: Question) -> Target:
     """The model that a run of full fine-tuning left, with the run's settings but those of the model it started from."""
     if question.base:
         raise LinchainError(f"--model {question.base}: the run in {run.path} trained all weights, it has no base model")
     settings = config.model_dump(mode="json")
     settings["model"] = {"chat_template": config.model.chat_template}
-    return _Target(str(run.model), None, settings, run.predictions)
+    return Target(str(run.model), None, settings, run.predictions)
 
 
-def _settings(target: _Target, question: Question) -> RunConfig:
+def settings_for(target: Target, question: Question) -> RunConfig:
     """The run's settings (or the defaults) with the options laid over them."""
     values = {section: dict(value) if isinstance(value, dict) else value for section, value in target.settings.items()}
     values.setdefault("model", {})["name"] = target.base
+    values.setdefault("data", {})
     values["output"] = question.target
     if "data.test" in question.options:
         for name in ("metric", "scorer", "limit"):  # what the run was scored by need not fit other data
@@ -138,12 +136,10 @@ def _settings(target: _Target, question: Question) -> RunConfig:
     for key, value in question.options.items():
         *section, name = key.split(".")
         (values.setdefault(section[0], {}) if section else values)[name] = value
-    if not values.setdefault("data", {}).get("test"):
-        raise LinchainError("--data: required, since the target is no run with data.test")
     return build_config(values, "evaluate")
 
 
-def _prepare(config: RunConfig, target: _Target, tokenizer: Any) -> EvaluationData:
+def _prepare(config: RunConfig, target: Target, tokenizer: Any) -> EvaluationData:
     assert config.data.test
     asked = config.data
     records = rename_columns(
@@ -163,9 +159,11 @@ def _prepare(config: RunConfig, target: _Target, tokenizer: Any) -> EvaluationDa
     return data
 
 
-def _output_file(question: Question, target: _Target, data: str, metric: str) -> Path:
-    name = Path(question.target).name
-    stem = f"{data}.{metric}" if target.predictions.name != str(target.predictions) else f"{name}.{data}.{metric}"
+def predictions_file(question: Question, target: Target, scored: str) -> Path:
+    """Where the predictions on what `scored` names will be written; LinchainError where they may or can not be."""
+    inside = target.predictions.name != str(target.predictions)  # the run's own folder needs no name of the target
+    base = f"on-{Path(question.base).name}" if question.base else ""
+    stem = ".".join(part for part in ("" if inside else Path(question.target).name, scored, base) if part)
     file = Path(question.output).expanduser() if question.output else target.predictions / f"{stem}.jsonl"
     if file.exists() and not question.overwrite:
         raise LinchainError(f"predictions file {file} exists; name another with --output, or --overwrite it")
@@ -173,8 +171,19 @@ def _output_file(question: Question, target: _Target, data: str, metric: str) ->
     return file
 
 
-def _to_accelerator(model: Any) -> None:
+def target_tokenizer(target: Target, config: RunConfig) -> Any:
+    """The tokenizer that lies beside the target's adapter, else that of its base model."""
+    own = target.adapter if target.adapter and (target.adapter / "tokenizer_config.json").is_file() else None
+    return load_tokenizer(str(own or target.base), config.model.chat_template)
+
+
+def load_target(target: Target, config: RunConfig, tokenizer: Any, labels: Labels | None = None) -> Any:
+    """The target's base model with its adapter, if it has one, on the accelerator, if there is one."""
     import torch
 
+    model: Any = load_model(target.base, tokenizer, config.model.dtype, labels, new_head=target.adapter is not None)
+    if target.adapter:
+        model = load_adapter(model, target.adapter)
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
+    return model
