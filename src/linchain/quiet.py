@@ -8,7 +8,7 @@ import warnings
 
 def quiet_libraries() -> None:
     """Called by a command, and by a run of a comparison, before it loads anything."""
-    for name in ("torchao", "torch.utils._pytree"):  # they remark on binaries and enums while they are imported
+    for name in ("torchao", "torch.utils._pytree", "lm_eval"):  # they remark on binaries, enums and defaults
         logging.getLogger(name).setLevel(logging.ERROR)
     import datasets
     import transformers

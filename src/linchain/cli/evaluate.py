@@ -15,6 +15,13 @@ def evaluate(
         list[str] | None,
         typer.Option(help="File, `starter:<kind>` or Hub name; may be repeated. Default: the run's data.test."),
     ] = None,
+    harness: Annotated[
+        str | None,
+        typer.Option(help="Instead of data: tasks of lm-evaluation-harness, such as arc_easy,hellaswag."),
+    ] = None,
+    harness_include: Annotated[
+        str | None, typer.Option(help="Folder with definitions (YAML) of more tasks for --harness.")
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="loss, exact_match, accuracy, matthews, pearson; auto goes by the data.")
     ] = None,
@@ -35,7 +42,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="File for the predictions. Default: <run>/predictions/<data>.<metric>.jsonl for a run, else "
-            "predictions/<target>.<data>.<metric>.jsonl"
+            "predictions/<target>.<data>.<metric>.jsonl; with --model it ends in .on-<model>.jsonl"
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing predictions file.")] = False,
@@ -47,8 +54,10 @@ def evaluate(
 
     quiet_libraries()
 
-    from linchain.training.display import score_table
+    from linchain.errors import LinchainError
+    from linchain.training.display import harness_table, score_table
     from linchain.training.evaluate import Question, evaluate_target
+    from linchain.training.harness import evaluate_with_harness
 
     options: dict[str, Any] = {
         "task": task,
@@ -66,6 +75,14 @@ def evaluate(
     }
     given = {key: value for key, value in options.items() if value is not None}
     console = Console()
-    answer = evaluate_target(Question(target, model, given, output, overwrite), console)
-    console.print(score_table(f"{target} on {answer.data}", {"value": answer.scores}))
-    console.print(f"predictions: {answer.predictions}", markup=False, highlight=False, soft_wrap=True)
+    question = Question(target, model, given, output, overwrite)
+    if harness is not None:
+        asked = evaluate_with_harness(question, harness.replace(" ", "").split(","), harness_include)
+        table, predictions = harness_table(target, asked.scores), asked.predictions
+    elif harness_include is not None:
+        raise LinchainError("--harness-include is for --harness: name the tasks too")
+    else:
+        answer = evaluate_target(question, console)
+        table, predictions = score_table(f"{target} on {answer.data}", {"value": answer.scores}), answer.predictions
+    console.print(table)
+    console.print(f"predictions: {predictions}", markup=False, highlight=False, soft_wrap=True)

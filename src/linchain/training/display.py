@@ -6,6 +6,7 @@ import itertools
 import math
 import shlex
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -15,6 +16,7 @@ from rich.text import Text
 from linchain import methods
 from linchain.diagnostics.memory import MemoryEstimate, estimate_training_memory
 from linchain.diagnostics.parameters import parameter_counts
+from linchain.evaluation.harness import HarnessScore
 from linchain.evaluation.scores import Score
 from linchain.tasks.encoding import IGNORE
 from linchain.tasks.overlap import Overlap
@@ -143,6 +145,20 @@ def score_table(title: str, columns: dict[str, list[Score]]) -> RenderableType:
         table.add_column("95 %", style="dim")
     for scores in zip(*columns.values(), strict=True):
         table.add_row(scores[0].name, *(text for score in scores for text in score.shown()))
+    return Group(Text(title, style="bold"), table, Text(caption, style="dim"))
+
+
+def harness_table(title: str, scores: Sequence[HarnessScore]) -> RenderableType:
+    """Scores of lm-evaluation-harness with their 95 % intervals, one row a task and metric."""
+    table = Table("task", "shots", "metric")
+    for name, style in (("value", None), ("95 %", "dim"), ("examples", None)):
+        table.add_column(name, justify="right", style=style)
+    for score in scores:
+        metric = score.metric if score.filter == "none" else f"{score.metric} ({score.filter})"
+        interval = " to ".join(f"{end:.4g}" for end in score.interval or ())
+        shots = "" if score.shots is None else str(score.shots)
+        table.add_row(score.task, shots, metric, f"{score.value:.4g}", interval, f"{score.n:,}")
+    caption = f"lm-evaluation-harness {version('lm_eval')}; 95 % intervals: 1.96 standard errors to either side"
     return Group(Text(title, style="bold"), table, Text(caption, style="dim"))
 
 
