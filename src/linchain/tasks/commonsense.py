@@ -190,7 +190,7 @@ TASKS = (
                 source="Rowan/hellaswag:validation",
             ),
         },
-        note="Tested on the public validation split. The JSONL file is its ActivityNet part, the easier one for most models.",
+        note="Tested on the public validation split. The JSONL file is its ActivityNet part.",
     ),
     _task(
         "boolq",

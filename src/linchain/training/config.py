@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from linchain import tasks
 from linchain.errors import unknown_name
+from linchain.tasks import protocols
 from linchain.tasks.records import TASK
 
 # Every column that some data format reads (see linchain.tasks).
@@ -208,6 +209,13 @@ class RunConfig(Section):
         description="What the model is loaded as; tasks named in `data` decide it where it is not given. A regression is a "
         "sequence classification too.",
     )
+    protocol: str | None = Field(
+        default=None,
+        description="Defaults for other keys: "
+        + ", ".join(f"`{name}`" for name in protocols.PROTOCOLS)
+        + " (docs/tasks.md). "
+        "What is given here or on the command line wins over them.",
+    )
     model: ModelConfig
     method: MethodConfig = MethodConfig(name="linchain")
     data: DataConfig
@@ -217,10 +225,20 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _kind_of_tasks(cls, values: Any) -> Any:
-        """`task`, where it is not given, is what the tasks named in `data` are loaded as."""
-        kinds = [one.kind for one in named_tasks(values.get("data"))] if isinstance(values, dict) else []
-        return {"task": kinds[0], **values} if kinds else values
+    def _with_defaults_below(cls, values: Any) -> Any:
+        """`task`, where it is not given, is what the tasks named in `data` are loaded as; then the protocol's defaults."""
+        if not isinstance(values, dict):
+            return values
+        kinds = [one.kind for one in named_tasks(values.get("data"))]
+        values = {"task": kinds[0], **values} if kinds else values
+        protocol = values.get("protocol")
+        known = isinstance(protocol, str) and protocol in protocols.PROTOCOLS
+        return protocols.with_defaults(values, protocol) if known else values
+
+    @field_validator("protocol")
+    @classmethod
+    def _known_protocol(cls, protocol: str | None) -> str | None:
+        return None if protocol is None else protocols.get(protocol).name
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
