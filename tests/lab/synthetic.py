@@ -69,6 +69,12 @@ def answers(generator: np.random.Generator, skill: float, n: int) -> list[dict[s
     return rows
 
 
+def of_tasks(generator: np.random.Generator, skill: float, n: int) -> list[dict[str, Any]]:
+    """The same problems under the names of two tasks that the papers have figures for."""
+    rows = answers(generator, skill, n)
+    return [{**row, "task": "gsm8k" if index % 2 else "addsub"} for index, row in enumerate(rows)]
+
+
 def ratings(generator: np.random.Generator, skill: float, n: int) -> list[dict[str, Any]]:
     """A regression's rows."""
     labels = np.random.default_rng(6).uniform(0, 5, n)
@@ -93,7 +99,7 @@ def comparison(
 ) -> Comparison:
     """A comparison in `folder` with the runs of a whole plan; `failing` is the contestant and rate that diverged."""
     task = "causal_lm" if metric in ("exact_match", "loss") else "sequence_classification"
-    values = {
+    values: dict[str, Any] = {
         "task": task,
         "model": "starter",
         "data": {"train": "starter:train", "validation_size": 100, "test": "starter:test"},

@@ -1,7 +1,7 @@
 """The report of one or several comparisons: one HTML file that needs nothing else, Markdown, and CSV.
 
-`study` is what there is to report, `series` what figures are drawn from; `tables`, `figures`, `pareto`, `spectra`, `examples`
-and `settings` make the parts (`content`), `build` puts them together and writes them.
+`study` is what there is to report, `series` what figures are drawn from; `tables`, `course_tables`, `papers`, `figures`,
+`pareto`, `spectra`, `examples` and `settings` make the parts (`content`), `build` puts them together and writes them.
 """
 
 from __future__ import annotations

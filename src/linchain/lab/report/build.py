@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from linchain.lab.analysis import analyse
-from linchain.lab.report import course_tables, examples, figures, settings, spectra, tables, words
+from linchain.lab.report import course_tables, examples, figures, papers, settings, spectra, tables, words
 from linchain.lab.report.content import Block, Chapter, Report, Section, Sheet
 from linchain.lab.report.markdown import to_csv, to_markdown
 from linchain.lab.report.pareto import pareto
@@ -49,9 +49,15 @@ def to_html(report: Report) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.finalize = _unbroken
     environment.filters["kind"] = lambda block: type(block).__name__
     style = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
     return environment.get_template("template.html.jinja").render(report=report, style=Markup(style))
+
+
+def _unbroken(value: object) -> object:
+    """A number and its percent sign stay on one line."""
+    return value.replace(" %", "\N{NO-BREAK SPACE}%") if type(value) is str else value
 
 
 def sheets(report: Report) -> Iterator[Sheet]:
@@ -105,19 +111,28 @@ def _sections(study: Study) -> Iterator[Section]:
     yield Section(
         f"{study.name}-accuracy",
         "Scores",
-        blocks=_blocks(
-            block
-            for budget in each
-            for block in (
-                figures.intervals(study, budget),
-                *(tables.scores(study, table) for table in study.analysis.tables if table.budget == budget),
-            )
+        settings.cautions(study),
+        (
+            *_blocks(
+                block
+                for budget in each
+                for block in (
+                    figures.intervals(study, budget),
+                    *(tables.scores(study, table) for table in study.analysis.tables if table.budget == budget),
+                )
+            ),
+            *papers.published(study),
         ),
     )
     yield Section(
         f"{study.name}-cost",
         "Cost",
-        blocks=_blocks(block for budget in each for block in (tables.costs(study, budget), pareto(study, budget))),
+        blocks=_blocks(
+            (
+                *(block for budget in each for block in (tables.costs(study, budget), pareto(study, budget))),
+                papers.costs(study),
+            )
+        ),
     )
     yield Section(
         f"{study.name}-convergence-section",

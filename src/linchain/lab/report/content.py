@@ -73,11 +73,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one contestant said to a prompt."""
+    """What one contestant said to a prompt, and what was read out of it where that is not the same."""
 
     contestant: str
     text: str
-    right: bool | None
+    right: bool
+    read: str = ""
 
 
 @dataclass(frozen=True)

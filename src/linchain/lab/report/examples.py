@@ -55,12 +55,14 @@ def _answers(study: Study, budget: int | None) -> tuple[int, dict[str, dict[Key,
 
 def _example(key: Key, by_contestant: dict[str, dict[Key, Row]]) -> Example:
     row = next(iter(by_contestant.values()))[key]
-    where = " ".join(str(part) for part in key if part is not None)
+    where = " ".join(str(part).rpartition("/")[2] for part in key if part is not None)
     gold = row.get("answer", row.get("label", ""))
     answers = tuple(_answer(label, rows[key]) for label, rows in by_contestant.items())
     return Example(where, words.shortened(str(row.get("prompt", "")).strip(), PROMPT), str(gold), answers)
 
 
 def _answer(label: str, row: Row) -> Answer:
-    text = str(row.get("generated", row.get("prediction", ""))).strip()
-    return Answer(label, words.shortened(text, ANSWER) or "(nothing)", bool(row["correct"]))
+    read = str(row.get("extracted") if row.get("extracted") is not None else row.get("prediction", ""))
+    text = str(row.get("generated", read)).strip()
+    shown = words.shortened(text, ANSWER) or "(nothing)"
+    return Answer(label, shown, bool(row["correct"]), words.shortened(read, 80) if read != text else "")

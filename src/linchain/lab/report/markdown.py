@@ -83,8 +83,8 @@ def _sheet(sheet: Sheet) -> Iterator[str]:
     yield _row(["---:" if column.numeric else "---" for column in sheet.columns])
     yield from (_row([_cell(cell) for cell in row]) for row in sheet.rows)
     yield ""
-    for note in sheet.notes:
-        yield from (escape(note), "")
+    if sheet.notes:
+        yield from (*(f"- {escape(note)}" for note in sheet.notes), "")
 
 
 def _row(cells: list[str]) -> str:
@@ -103,5 +103,7 @@ def _examples(block: Examples) -> Iterator[str]:
             yield from (fenced(example.prompt), "")
         yield from (f"Gold: {escape(example.gold)}", "")
         for answer in example.answers:
-            yield f"- {escape(answer.contestant)}, {'right' if answer.right else 'wrong'}: {escape(answer.text)}"
+            yield f"- {escape(answer.contestant)}, {'right' if answer.right else 'wrong'}: {escape(answer.text)}" + (
+                f" (read as {escape(answer.read)})" if answer.read else ""
+            )
         yield ""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from linchain import tasks
 from linchain.lab.report import words
 from linchain.lab.report.content import Cell, Column, Sheet, Verbatim
 from linchain.lab.report.study import Study
+from linchain.tasks.records import TASK
 
 
 def contestants(study: Study) -> Sheet:
@@ -28,9 +31,28 @@ def contestants(study: Study) -> Sheet:
     return Sheet(f"{study.name}-contestants", caption, columns, tuple(rows), tuple(records))
 
 
+def cautions(study: Study) -> tuple[str, ...]:
+    """What of the test data the training data hold: found by text here, and known of the tasks."""
+    found = [
+        f"{one['same']:,} of {one['n']:,} test questions of {Path(one['test']).name} stand in the training data, and "
+        f"{one['near']:,} more nearly so."
+        for one in study.comparison.environment.get("overlap", ())
+        if one["same"] or one["near"]
+    ]
+    trained = {source.removeprefix(TASK) for source in study.comparison.plan.run["data"]["train"] or ()}
+    tested = dict.fromkeys(table.test for table in study.analysis.tables if table.test in tasks.names())
+    known = [
+        f"{tasks.get(name).title}: {text}"
+        for name in tested
+        for train, text in tasks.get(name).contamination.items()
+        if train in trained
+    ]
+    return (*found, *known)
+
+
 def environment(study: Study) -> Sheet | None:
     """Versions, machine, commit, and the hashes of model and data."""
-    found = list(_flat(study.comparison.environment))
+    found = list(_flat({name: value for name, value in study.comparison.environment.items() if name != "overlap"}))
     if not found:
         return None
     rows = tuple((Cell(name), Cell(value)) for name, value in found)
