@@ -18,7 +18,7 @@ Written by `python -m linchain.training.config_page > docs/configuration.md`.
 def configuration_page() -> str:
     """The page in Markdown: one table a section."""
     plain = {name: field for name, field in RunConfig.model_fields.items() if not _is_section(field)}
-    parts = [HEAD + _table("the top level", plain)]
+    parts = [HEAD + table("the top level", plain)]
     for name, field in RunConfig.model_fields.items():
         if _is_section(field):
             assert isinstance(field.annotation, type)
@@ -32,10 +32,11 @@ def _is_section(field: FieldInfo) -> bool:
 
 def _section(name: str, section: type[BaseModel]) -> str:
     note = " ".join((section.__doc__ or "").split())
-    return _table(f"`{name}`", section.model_fields, f"{name}.", f"{note}\n\n" if note else "")
+    return table(f"`{name}`", section.model_fields, f"{name}.", f"{note}\n\n" if note else "")
 
 
-def _table(title: str, fields: dict[str, FieldInfo], prefix: str = "", note: str = "") -> str:
+def table(title: str, fields: dict[str, FieldInfo], prefix: str = "", note: str = "") -> str:
+    """A section of the page: its keys with defaults and descriptions. `note` comes before the table."""
     rows = [f"| `{prefix}{name}` | {_default(field)} | {field.description} |" for name, field in fields.items()]
     return "\n".join(
         [f"## {title[0].upper()}{title[1:]}", "", f"{note}| key | default | |", "|---|---|---|", *rows, ""]
@@ -45,9 +46,10 @@ def _table(title: str, fields: dict[str, FieldInfo], prefix: str = "", note: str
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default in (None, {}):
+    if field.default in (None, {}, ()) or isinstance(field.default, BaseModel):
         return ""
-    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""What a plan refuses before anything is run, and what it makes of one YAML."""
+
+import pytest
+import yaml
+
+from linchain.errors import LinchainError
+from linchain.lab.plan import build_plan, load_plan, run_values
+from linchain.lab.trials import Comparison
+from linchain.training.load_config import build_config
+
+PLAN = {
+    "model": "starter",
+    "methods": ["lora", "linchain"],
+    "options": {"target_modules": ["q_proj", "v_proj"], "r": 8},
+    "learning_rates": [1e-3, 1e-2],
+    "data": {"train": "starter:two_step", "validation": "starter:two_step", "test": "starter:two_step"},
+    "output": "runs/plan",
+}
+
+
+def plan(**changes):
+    return build_plan({key: value for key, value in {**PLAN, **changes}.items() if value is not None})
+
+
+def test_shared_options_reach_the_methods_that_have_them():
+    found = plan(
+        methods=["lora", {"name": "linchain", "label": "2-8", "chain_widths": [4, 8, 4]}, {"name": "bone-row", "r": 32}, "full"],
+        options={"target_modules": ["q_proj"], "r": 8, "chain_length": 2},
+    )
+    options = {one.label: one.options for one in found.contestants}
+    assert options == {
+        "lora": {"target_modules": ["q_proj"], "r": 8},
+        "2-8": {"target_modules": ["q_proj"], "chain_widths": [4, 8, 4]},
+        "bone-row": {"target_modules": ["q_proj"], "r": 32},
+        "full": {},
+    }
+    assert found.reference == "lora"
+
+
+def test_a_number_of_seeds_is_that_many():
+    assert plan(seeds=3).seeds == (1, 2, 3)
+    assert plan(seeds=[7, 11]).seeds == (7, 11)
+
+
+@pytest.mark.parametrize("vary", [("init",), ("data", "dropout"), ("init", "data", "dropout")])
+def test_a_seed_moves_what_the_plan_varies(tmp_path, vary):
+    found = plan(vary=list(vary), training={"seed": 5})
+    values = run_values(found, found.contestants[0], 1e-3, 9, None, tmp_path)
+    seeds = build_config(values).training.seeds
+    assert seeds == {part: 9 if part in vary else 5 for part in ("init", "data", "dropout")}
+
+
+def test_every_run_is_a_configuration_of_train():
+    comparison = Comparison(plan(budgets=[10, 20], seeds=2))
+    for trial in comparison.search_trials():
+        config = build_config(dict(trial.values))
+        assert config.training.max_steps == trial.budget
+        assert config.training.learning_rate == trial.learning_rate
+        assert config.data.test is None, "a search must not see test data"
+        assert config.evaluation.score_validation
+    choices = {(one.label, budget): 1e-3 for one in comparison.plan.contestants for budget in (10, 20)}
+    finals = comparison.final_trials(choices)
+    assert len(finals) == 8
+    assert all(build_config(dict(trial.values)).data.test for trial in finals)
+    assert len({trial.folder for trial in (*comparison.search_trials(), *finals, *comparison.cost_trials(choices))}) == 22
+
+
+def test_the_plan_in_the_folder_is_the_plan(tmp_path):
+    found = plan(output=str(tmp_path / "out"), protocol=None, methods=["lora", {"name": "full", "learning_rates": [1e-5, 1e-4]}])
+    comparison = Comparison(found)
+    comparison.folder.mkdir()
+    comparison.plan_file.write_text(comparison.dump_plan())
+    assert Comparison.load(comparison.folder).plan == found
+
+
+def test_overrides_reach_the_plan(tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump({**PLAN, "output": None}))
+    found = load_plan(file, ["seeds=5", "training.max_steps=7", "methods=[lora]", "output=elsewhere"])
+    assert (len(found.seeds), found.run["training"]["max_steps"], len(found.contestants)) == (5, 7, 1)
+    assert str(found.output) == "elsewhere"
+
+
+REFUSED = {
+    "unknown_method": ({"methods": ["lroa"]}, "unknown method 'lroa'; did you mean 'lora'"),
+    "unknown_key": ({"seedz": 3}, "seedz: unknown key; did you mean 'seeds'"),
+    "unknown_option": ({"options": {"target_modules": ["q"], "lora_alhpa": 3}}, "did you mean 'lora_alpha'"),
+    "unknown_own_option": ({"methods": [{"name": "lora", "rr": 3}]}, "option of method 'lora' 'rr'"),
+    "no_targets": ({"options": {}}, "methods.lora: a comparison has to name the target_modules"),
+    "twice": ({"methods": ["lora", {"name": "lora", "r": 4}]}, "'lora' stands there 2 times"),
+    "reference": ({"reference": "linchian"}, "unknown contestant 'linchian'; did you mean 'linchain'"),
+    "method": ({"method": "lora"}, "method: a plan decides it by methods"),
+    "rate": ({"training": {"learning_rate": 1e-3}}, "training.learning_rate: a plan decides it by learning_rates"),
+    "no_rates": ({"learning_rates": []}, "learning_rates"),
+    "same_rates": ({"learning_rates": [1e-3, 1e-3]}, "learning_rates must be different positive numbers"),
+    "unequal_search": ({"methods": [{"name": "lora", "learning_rates": [1e-3]}]}, "1 learning rates where the plan has 2"),
+    "no_seed": ({"seeds": 0}, "at least one seed"),
+    "no_test": ({"data": {"train": "a.jsonl", "validation": "b.jsonl"}}, "data.test: a comparison needs test data"),
+    "no_validation": ({"data": {"train": "a.jsonl", "test": "b.jsonl"}}, "no learning rate is chosen by test data"),
+    "folder": ({"methods": [{"name": "lora", "label": "../up"}]}, "cannot be the name of a folder"),
+}
+
+
+@pytest.mark.parametrize("changes, message", REFUSED.values(), ids=REFUSED)
+def test_refused_with_the_reason(changes, message):
+    with pytest.raises(LinchainError) as refused:
+        plan(**changes)
+    assert message in str(refused.value)
+
+
+def test_all_mistakes_at_once():
+    with pytest.raises(LinchainError) as refused:
+        plan(methods=["lroa", "linchain"], seeds=0, method="lora")
+    assert len(str(refused.value).splitlines()) == 4
