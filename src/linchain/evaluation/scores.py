@@ -126,4 +126,4 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     share, extra = successes / n, Z * Z / n
     centre = (share + extra / 2) / (1 + extra)
     half = Z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)  # rounding can leave the share out

@@ -1,6 +1,7 @@
 """Reads an answer out of generated text and compares it with the gold answer.
 
-The gold answer decides the rule. Of these, "paper" is the papers' code (LLM-Adapters) word for word:
+The gold answer decides the rule. The rules are those of the papers' code (LLM-Adapters), in the extraction "paper" word for
+word, in "standard" without what makes a right answer wrong there:
 
 - a number is the last number in the text, commas removed, equal within 1e-3;
 - a choice such as `answer3` or `true` is the first of its kind in the text ("paper": in lower case only);
@@ -63,10 +64,11 @@ def matches(text: str, gold: str, kind: Kind | None = None, extraction: Extracti
     found = extract(text, gold, kind, extraction)
     if found is None:
         return False
-    value = _as_number(found)
-    if number is not None and value is not None:
-        return abs(value - number) <= TOLERANCE
-    return expressions.same(found, gold) if kind == "expression" else _normalised(found) == _normalised(gold)
+    if kind == "expression":
+        return expressions.same(found, gold)
+    if number is not None:
+        return abs(float(found) - number) <= TOLERANCE
+    return _normalised(found) == _normalised(gold)
 
 
 def _choice_rule(gold: str, extraction: Extraction) -> re.Pattern[str] | None:

@@ -7,7 +7,7 @@ import re
 from linchain.errors import LinchainError
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_STATED = re.compile(r"answer is:?\s*([^\n]+)", re.IGNORECASE)
+_STATED = re.compile(r"answer is:?\s*(.+?)(?=\.\s|\.?\s*$)", re.IGNORECASE | re.MULTILINE)  # to the end of the sentence
 # What changes nothing about an answer, each with what is put in its place, in this order.
 _STRIPPED = tuple(
     (re.compile(pattern), by)
@@ -15,14 +15,15 @@ _STRIPPED = tuple(
         (r"\\[dt]frac", r"\\frac"),
         (r"\\(?:left|right|displaystyle|[!,;: $])|\$", ""),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\?%|°", ""),  # degrees and percent are units
-        (r"\\(?:text|mbox|mathrm)\s*\{\s*(?:\\ )?[^{}]*\}\s*(?:\^\{?\d\}?)?$", ""),  # a unit behind
-        (r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1"),
+        (r"(?<=[^\s=])\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}\s*(?:\^\{?\d\}?)?$", ""),  # a unit behind
+        (r"\\(?:text|textbf|mbox|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1"),
         (r"(?<=\d),(?=\d{3}(?:\D|$))", ""),
         (r"\s+", ""),
         (r"^[a-zA-Z](?:\\in|=)", ""),
         (r"\\sqrt(\w)", r"\\sqrt{\1}"),
         (r"\\frac(\d)(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac(\d)\{", r"\\frac{\1}{"),
+        (r"\\frac(\{[^{}]*\})(\d)", r"\\frac\1{\2}"),
         (r"^(-?\d+)/(\d+)$", r"\\frac{\1}{\2}"),
         (r"^-\\frac\{(\d)", r"\\frac{-\1"),
         (r"(?<!\d)\.(?=\d)", "0."),
@@ -41,7 +42,7 @@ def find(text: str) -> str | None:
     if boxes:
         return _braced(text, boxes[-1].end())
     stated = _STATED.findall(text)
-    return stated[-1].strip().removesuffix(".") if stated else None
+    return stated[-1] if stated else None
 
 
 def _braced(text: str, start: int) -> str | None:
@@ -85,7 +86,7 @@ def check_math_verify() -> None:
 
 
 def find_by_value(text: str) -> str | None:
-    """The last expression in `text` that math-verify understands, as SymPy writes it; None where there is none."""
+    """What math-verify takes for the answer in `text`, as SymPy writes it; None where it finds nothing."""
     import math_verify
 
     found = math_verify.parse(text)
@@ -93,7 +94,7 @@ def find_by_value(text: str) -> str | None:
 
 
 def equal(text: str, gold: str) -> bool:
-    r"""Whether the last expression in `text` has the value of `gold`, by math-verify: 2/4 is 1/2 is 0.5 is $\frac{1}{2}$."""
+    r"""Whether what math-verify takes for the answer in `text` has the value of `gold`: 2/4 is 1/2 is 0.5 is $\frac{1}{2}$."""
     import math_verify
 
     return math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(text))

@@ -35,11 +35,11 @@ answer. `evaluation.extraction` chooses the rules:
 |---|---|---|---|
 | choice | the first word of its kind (`answer1` to `answer5`; `true`; …), in any case | in lower case only | as `standard` |
 | letter | the first of A to E that stands alone | the first of A to E, also inside a word: "An" is A | as `standard` |
-| number | the last number, commas removed, equal within 0.001 | the same | the last expression, equal by value |
-| expression | in the last `\boxed{}`, or behind the last "answer is", equal as text | the same | the last, equal by value |
+| number | the last number, commas removed, equal within 0.001 | the same | the answer, equal by value |
+| expression | in the last `\boxed{}`, or behind the last "answer is", equal as text | the same | the answer, equal by value |
 
-As text, expressions are equal but for spacing, units, and ways to write a fraction or a root. `math_verify` needs an extra:
-`pip install 'linchain[math]'`.
+As text, expressions are equal but for spacing, units, and ways to write a fraction or a root; by value, 2/4 is 0.5.
+`math_verify` needs an extra: `pip install 'linchain[math]'`.
 
 `evaluation.scorer: loglikelihood` generates nothing: of the answers that a prompt lists (`Answer format: answer1/answer2`),
 each written as the gold output is ("the correct answer is answer2"), the most probable one is taken. The score, `accuracy`,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from linchain.tasks.answers import Kind
+
 Row = dict[str, Any]
 
 
@@ -56,7 +58,7 @@ class Task:
     splits: Mapping[str, Split]
     licence: str
     kind: Literal["causal_lm", "sequence_classification"] = "causal_lm"
-    answer: Literal["choice", "number", "letter", "expression"] | None = None
+    answer: Kind | None = None
     choices: tuple[str, ...] = ()
     max_new_tokens: int = 256
     from_hub: Callable[[Row], Row | None] = dict
