@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import doctest
+import itertools
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -145,7 +146,7 @@ def test_a_screen_reader_finds_its_way(page):
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     for landmark in ("header", "nav", "main", "footer"):
         assert len(page.all(landmark)) == 1
     assert len(page.all("caption")) == len(page.all("table")) > 10
