@@ -14,6 +14,8 @@ from typing import Any
 from linchain.lab.trials import Trial
 from linchain.training.run_folder import write_json
 
+# What every run would import, seconds of it; the fork server passes over what is not installed.
+PRELOADED = ["linchain.lab.worker", "linchain.training.adapt", "linchain.training.trainer", "matplotlib.figure"]
 Finished = Callable[[Trial, float], None]
 
 
@@ -78,7 +80,7 @@ def _context(places: Sequence[Slot]) -> Any:
     """Forked from a server that has the libraries loaded, which saves seconds a run; CUDA must not be forked."""
     if places[0].gpu is None and "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["linchain.lab.worker"])
+        context.set_forkserver_preload(PRELOADED)
         return context
     return multiprocessing.get_context("spawn")
 

@@ -11,8 +11,6 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-# imported when the fork server starts, so that a forked run finds its libraries loaded
-import peft  # noqa: F401
 import torch
 
 from linchain.errors import DivergedError, LinchainError, first_line
@@ -25,7 +23,8 @@ from linchain.training.run_folder import RunFolder, write_json
 def work(values: Mapping[str, Any], stage: str, threads: int, gpu: int | None) -> None:
     """Runs the configuration `values`, or continues it, and leaves result.json or error.json; exits with 0 or 1.
 
-    A run of the stage "cost" starts again, so that its figures are of one piece. Whatever libraries and errors print goes to log.txt.
+    A run of the stage "cost" starts again, so that its figures are of one piece. What libraries and errors print goes to
+    log.txt.
     """
     _end_with_parent()
     if gpu is not None:
