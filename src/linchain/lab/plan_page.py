@@ -8,14 +8,14 @@ from linchain.training.config_page import table
 
 HEAD = """# The plan of a comparison
 
-`linchain compare PLAN.yaml` compares methods under one protocol. A plan has the sections of [a run](configuration.md) (`model`, `task`,
-`data`, `training`, `evaluation`, …), the same for every contestant, and the keys below. Any of them can be overridden on the command line:
-`seeds=5 training.max_steps=200`. Written by `python -m linchain.lab.plan_page > docs/plan.md`.
+`linchain compare PLAN.yaml` compares methods under one protocol. A plan has the sections of [a run](configuration.md)
+(`model`, `task`, `data`, `training`, `evaluation`, …), the same for every contestant, and the keys below. Any of them can be
+overridden on the command line: `seeds=5 training.max_steps=200`. Written by `python -m linchain.lab.plan_page > docs/plan.md`.
 
-What it does: every contestant is trained at every learning rate of its grid and scored on the validation split; at its best rate it is
-trained once more for each seed, and scored once on the test split; then each is run for a few steps alone, for time and memory. No test
-example is seen before that. A comparison that was killed continues where it stopped when the same command is given again; a plan
-may grow (more seeds, rates, contestants), and what was run stays.
+What it does: every contestant is trained at every learning rate of its grid and scored on the validation split; at its best
+rate it is trained once more for each seed, and scored once on the test split; then each is run for a few steps alone, for
+time and memory. No test example is seen before that. A comparison that was killed continues where it stopped when the same
+command is given again; a plan may grow (more seeds, rates, contestants), and what was run stays.
 
 ```yaml
 model: starter
