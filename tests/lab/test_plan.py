@@ -24,7 +24,12 @@ def plan(**changes):
 
 def test_shared_options_reach_the_methods_that_have_them():
     found = plan(
-        methods=["lora", {"name": "linchain", "label": "2-8", "chain_widths": [4, 8, 4]}, {"name": "bone-row", "r": 32}, "full"],
+        methods=[
+            "lora",
+            {"name": "linchain", "label": "2-8", "chain_widths": [4, 8, 4]},
+            {"name": "bone-row", "r": 32},
+            "full",
+        ],
         options={"target_modules": ["q_proj"], "r": 8, "chain_length": 2},
     )
     options = {one.label: one.options for one in found.contestants}
@@ -62,11 +67,14 @@ def test_every_run_is_a_configuration_of_train():
     finals = comparison.final_trials(choices)
     assert len(finals) == 8
     assert all(build_config(dict(trial.values)).data.test for trial in finals)
-    assert len({trial.folder for trial in (*comparison.search_trials(), *finals, *comparison.cost_trials(choices))}) == 22
+    assert (
+        len({trial.folder for trial in (*comparison.search_trials(), *finals, *comparison.cost_trials(choices))}) == 22
+    )
 
 
 def test_the_plan_in_the_folder_is_the_plan(tmp_path):
-    found = plan(output=str(tmp_path / "out"), protocol=None, methods=["lora", {"name": "full", "learning_rates": [1e-5, 1e-4]}])
+    own_grid = {"name": "full", "learning_rates": [1e-5, 1e-4]}
+    found = plan(output=str(tmp_path / "out"), methods=["lora", own_grid])
     comparison = Comparison(found)
     comparison.folder.mkdir()
     comparison.plan_file.write_text(comparison.dump_plan())
@@ -93,7 +101,10 @@ REFUSED = {
     "rate": ({"training": {"learning_rate": 1e-3}}, "training.learning_rate: a plan decides it by learning_rates"),
     "no_rates": ({"learning_rates": []}, "learning_rates"),
     "same_rates": ({"learning_rates": [1e-3, 1e-3]}, "learning_rates must be different positive numbers"),
-    "unequal_search": ({"methods": [{"name": "lora", "learning_rates": [1e-3]}]}, "1 learning rates where the plan has 2"),
+    "unequal_search": (
+        {"methods": [{"name": "lora", "learning_rates": [1e-3]}]},
+        "1 learning rates where the plan has 2",
+    ),
     "no_seed": ({"seeds": 0}, "at least one seed"),
     "no_test": ({"data": {"train": "a.jsonl", "validation": "b.jsonl"}}, "data.test: a comparison needs test data"),
     "no_validation": ({"data": {"train": "a.jsonl", "test": "b.jsonl"}}, "no learning rate is chosen by test data"),
@@ -101,7 +112,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("changes, message", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused_with_the_reason(changes, message):
     with pytest.raises(LinchainError) as refused:
         plan(**changes)

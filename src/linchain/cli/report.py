@@ -9,9 +9,7 @@ import typer
 
 
 def report(
-    comparisons: Annotated[
-        list[Path], typer.Argument(help="Folders of `linchain compare`.", metavar="COMPARISON...")
-    ],
+    comparisons: Annotated[list[Path], typer.Argument(help="Folders of `linchain compare`.", metavar="COMPARISON...")],
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for report.html, report.md and tables/. Default: the comparison's own folder."),

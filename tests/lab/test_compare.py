@@ -1,0 +1,146 @@
+"""A comparison from its plan to its summary: runs, failures, growing, and being killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from linchain.cli.app import app
+from linchain.errors import LinchainError
+from linchain.lab.compare import check_folder, compare
+from linchain.lab.plan import build_plan
+from linchain.lab.trials import Comparison
+
+
+def values(tiny_model, output, **changes):
+    data = {"train": "starter:two_step", "validation": "starter:two_step", "test": "starter:two_step", "limit": 24}
+    return {
+        "model": str(tiny_model),
+        "methods": ["lora", {"name": "linchain", "chain_length": 2}],
+        "options": {"target_modules": ["q_proj", "v_proj"], "r": 4},
+        "learning_rates": [1e-3, 1e-2],
+        "seeds": 2,
+        "threads": 1,
+        "cost": {"steps": 2, "rounds": 1},
+        "data": data,
+        "training": {"max_steps": 4, "batch_size": 4, "logging_steps": 2, "save_steps": 2, "eval_steps": 4},
+        "evaluation": {"metric": "loss", "limit": 8},
+        "output": str(output),
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tmp_path_factory):
+    comparison = Comparison(build_plan(values(tiny_model, tmp_path_factory.mktemp("comparison") / "out")))
+    return compare(comparison)
+
+
+def test_every_run_of_the_plan_is_done(finished):
+    trials = finished.trials
+    assert [sum(trial.stage == stage for trial in trials) for stage in ("search", "final", "cost")] == [4, 4, 2]
+    assert {trial.state for trial in trials} == {"done"}
+    for trial in trials:
+        assert not trial.files.checkpoints.exists()
+        assert trial.files.adapter.exists() == (trial.stage == "final")
+    finals = [trial for trial in trials if trial.stage == "final"]
+    assert all(len(trial.predictions("test")) == 8 for trial in finals)
+    # what a seed moves shows in the result
+    assert finals[0].scores("test") != next(one for one in finals[1:] if one.contestant == "lora").scores("test")
+
+
+def test_search_runs_never_see_test_data(finished):
+    for trial in finished.search_trials():
+        assert "test" not in json.loads(trial.files.environment.read_text())["data"]
+        assert not (trial.files.predictions / "after.jsonl").exists()
+
+
+def test_the_summary_holds_no_times(finished):
+    text = finished.summary.read_text()
+    assert "seconds" not in text
+    assert [line["contestant"] for line in json.loads(text)["tables"][0]["lines"]]
+
+
+def test_a_finished_comparison_runs_nothing_again(finished):
+    before = {trial.folder: trial.files.result.stat().st_mtime_ns for trial in finished.trials}
+    summary = finished.summary.read_bytes()
+    compare(Comparison.load(finished.folder))
+    assert {trial.folder: trial.files.result.stat().st_mtime_ns for trial in finished.trials} == before
+    assert finished.summary.read_bytes() == summary
+
+
+def test_a_failed_run_is_a_row(tiny_model, tmp_path):
+    # a rate at which the loss is no longer a number, and a start that this width cannot have
+    plan = values(tiny_model, tmp_path / "out", learning_rates=[1e-3, 1e30], seeds=1, cost={"rounds": 0})
+    comparison = compare(Comparison(build_plan(plan)))
+    failed = {(trial.contestant, trial.learning_rate): trial.error for trial in comparison.trials if trial.error}
+    assert set(failed) == {("lora", 1e30), ("linchain", 1e30)}
+    assert "the loss is no longer a number" in failed["lora", 1e30]
+    summary = json.loads(comparison.summary.read_text())
+    assert len(summary["failures"]) == 2
+    lines = summary["tables"][0]["lines"]
+    assert [line["learning_rate"] for line in lines] == [1e-3, 1e-3]
+
+
+def test_a_plan_may_grow_but_not_change(tiny_model, finished):
+    grown = values(tiny_model, finished.folder, seeds=3, learning_rates=[1e-3, 1e-2, 3e-3])
+    check_folder(Comparison(build_plan(grown)))
+    changed = values(tiny_model, finished.folder)
+    changed["training"]["batch_size"] = 8
+    with pytest.raises(LinchainError, match=r"training\.batch_size: 4 is now 8"):
+        check_folder(Comparison(build_plan(changed)))
+
+
+def test_a_folder_of_something_else_is_refused(tiny_model, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(LinchainError, match="not empty and holds no comparison"):
+        check_folder(Comparison(build_plan(values(tiny_model, tmp_path))))
+    with pytest.raises(LinchainError, match="holds no comparison"):
+        Comparison.load(tmp_path)
+
+
+def test_dry_run_shows_the_runs_and_leaves_nothing(tiny_model, tmp_path):
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(values(tiny_model, tmp_path / "out")))
+    shown = CliRunner().invoke(app, ["compare", str(file), "--dry-run"], env={"COLUMNS": "160"})
+    assert shown.exit_code == 0, shown.output
+    assert "10 runs: 4 to search, 4 final (seeds 1, 2), 2 to measure cost" in shown.output
+    assert "ms a step of lora (a probe of 5 steps)" in shown.output
+    assert "KiB" in shown.output or "MiB" in shown.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_killed_three_times_it_ends_in_the_same_summary(tiny_model, tmp_path, finished):
+    file = tmp_path / "plan.yaml"
+    output = tmp_path / "killed"
+    file.write_text(yaml.safe_dump(values(tiny_model, output)))
+    command = [sys.executable, "-m", "linchain", "compare", str(file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    chance = random.Random()  # other points each time: any of them must do
+    for progress in sorted(chance.sample(range(1, 30), 3)):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        while process.poll() is None and _progress(output) < progress:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    killed, undisturbed = (json.loads(one.read_text()) for one in (output / "summary.json", finished.summary))
+    assert killed == undisturbed
+
+
+def _progress(folder):
+    """How much of a comparison has been written: logged losses, checkpoints and results."""
+    return (
+        len(list(folder.glob("runs/*/*/result.json")))
+        + len(list(folder.glob("runs/*/*/metrics.jsonl")))
+        + len(list(folder.glob("runs/*/*/checkpoints/*")))
+    )
