@@ -13,7 +13,12 @@ def evaluate(
     ],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="File, `starter:<kind>` or Hub name; may be repeated. Default: the run's data.test."),
+        typer.Option(
+            help="`task:<name>`, file, `starter:<kind>` or Hub name; may be repeated. Default: the run's data.test."
+        ),
+    ] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Where the data of tasks lie. Default: the run's data.folder.")
     ] = None,
     harness: Annotated[
         str | None,
@@ -25,12 +30,18 @@ def evaluate(
     metric: Annotated[
         str | None, typer.Option(help="loss, exact_match, accuracy, matthews, pearson; auto goes by the data.")
     ] = None,
+    scorer: Annotated[
+        str | None, typer.Option(help="generate, or loglikelihood for prompts that list their answers.")
+    ] = None,
+    extraction: Annotated[
+        str | None, typer.Option(help="How answers are read out of generated text: standard, paper or math_verify.")
+    ] = None,
     format: Annotated[str | None, typer.Option(help="auto, text, instruction, messages or sentence_pair.")] = None,
     model: Annotated[str | None, typer.Option(help="Base model, where not the one the adapter names.")] = None,
     task: Annotated[str | None, typer.Option(help="causal_lm or sequence_classification.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     chat_template: Annotated[str | None, typer.Option(help="Jinja file, for tokenizers without a template.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many records.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many records of each task.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Cut examples to so many tokens.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest generated answer.")] = None,
     num_beams: Annotated[int | None, typer.Option(help="Beams of the search; 1 is greedy.")] = None,
@@ -64,10 +75,13 @@ def evaluate(
         "model.dtype": dtype,
         "model.chat_template": chat_template,
         "data.test": data,
+        "data.folder": folder,
         "data.format": format,
         "data.max_length": max_length,
         "data.train_on_prompt": train_on_prompt,
         "evaluation.metric": metric,
+        "evaluation.scorer": scorer,
+        "evaluation.extraction": extraction,
         "evaluation.limit": limit,
         "evaluation.max_new_tokens": max_new_tokens,
         "evaluation.num_beams": num_beams,

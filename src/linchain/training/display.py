@@ -136,15 +136,18 @@ def mebibytes(size: int) -> str:
 
 def score_table(title: str, columns: dict[str, list[Score]]) -> RenderableType:
     """Scores with their 95 % intervals and the number of examples, two columns for each entry of `columns`."""
-    first = next(iter(columns.values()))[0]
-    caption = f"{first.n} examples; 95 % intervals: {first.interval}"
-    table = Table()
-    table.add_column("metric")
+    listed = next(iter(columns.values()))
+    several = len({score.task for score in listed}) > 1
+    kinds = dict.fromkeys(score.interval for score in listed)
+    examples = "" if several else f"{listed[0].n} examples; "
+    table = Table(*(("task", "examples") if several else ()), "metric")
     for name in columns:
         table.add_column(name, justify="right")
         table.add_column("95 %", style="dim")
     for scores in zip(*columns.values(), strict=True):
-        table.add_row(scores[0].name, *(text for score in scores for text in score.shown()))
+        of_task = (scores[0].task, f"{scores[0].n:,}") if several else ()
+        table.add_row(*of_task, scores[0].name, *(text for score in scores for text in score.shown()))
+    caption = f"{examples}95 % intervals: {', '.join(kinds)}"
     return Group(Text(title, style="bold"), table, Text(caption, style="dim"))
 
 
