@@ -23,3 +23,16 @@ def test_what_peft_trips_over_is_answered(tiny_model):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     with pytest.raises(LinchainError, match="nothing to repeat"):
         apply(model, LinChainConfig(target_modules=["q_proj"], exclude_modules="*"))
+
+
+def test_the_users_options_stay_as_they_were():
+    import transformers
+
+    options = {"r": 4, "target_modules": ["query"], "modules_to_save": ["classifier"]}
+    before = {name: list(value) if isinstance(value, list) else value for name, value in options.items()}
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=20
+    )
+    # PEFT appends a classifier's head to modules_to_save
+    methods.get("lora").adapt(transformers.BertForSequenceClassification(config), options, task_type="SEQ_CLS")
+    assert options == before

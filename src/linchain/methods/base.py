@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import re
@@ -181,7 +182,8 @@ class Method:
         settled = {name for name, other in self.settled_by.items() if options.get(other) is not None}
         defaults = {name: value for name, value in self.defaults.items() if name not in settled}
         own = {option.name for option in self.own}
-        given = {name: value for name, value in options.items() if name not in own}
+        # copies: PEFT appends a classifier's head to the very list that modules_to_save is given as
+        given = {name: copy.deepcopy(value) for name, value in options.items() if name not in own}
         try:
             return config_class(**{**defaults, **given, **self.fixed, **common})
         except LinchainError:
