@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -5,7 +7,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linchain import tasks
 from linchain.errors import LinchainError
-from linchain.evaluation.data import check_context, choose_metric, prepare
+from linchain.evaluation import predict as predict_module
+from linchain.evaluation.data import Scoring, check_context, choose_metric, prepare
 from linchain.evaluation.predict import generate, predict
 from linchain.evaluation.scores import mean_loss, score
 from linchain.tasks.encoding import collate
@@ -122,3 +125,23 @@ def test_data_of_no_task_are_not_mixed_with_tasks_of_other_metrics(tokenizer):
     ]
     with pytest.raises(LinchainError, match="data of no task, scored by loss, and tasks with other metrics"):
         prepare(records, "auto", tokenizer, "auto", 400)
+
+
+def test_without_math_verify_its_extraction_is_refused_before_any_work(tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    scoring = Scoring(extraction="math_verify")
+    prepare(QUESTIONS, "auto", tokenizer, "loss", 400, scoring=scoring)  # nothing is extracted
+    with pytest.raises(
+        LinchainError, match=r"'math_verify' needs the package math-verify; .* pip install 'linchain\[math\]'"
+    ):
+        prepare(QUESTIONS, "auto", tokenizer, "exact_match", 400, scoring=scoring)
+
+
+@pytest.mark.parametrize(("extraction", "correct"), [("standard", False), ("math_verify", True)])
+def test_an_answer_is_read_as_the_scoring_says(model, tokenizer, monkeypatch, extraction, correct):
+    pytest.importorskip("math_verify")
+    monkeypatch.setattr(predict_module, "generate", lambda *given, **others: [r"so \boxed{2/4}"])
+    record = Record({"instruction": "Half?", "output": r"\boxed{0.5}", "answer": "0.5"}, "m:1", "math")
+    data = prepare([record], "auto", tokenizer, "auto", 400, scoring=Scoring(extraction=extraction))
+    (row,) = predict(model, tokenizer, data, 1)
+    assert (row["correct"], row["extracted"]) == (correct, "1/2" if correct else "2/4")

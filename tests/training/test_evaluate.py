@@ -140,3 +140,52 @@ def test_accumulation_of_a_regression_equals_one_large_batch(run, tmp_path):
         lines = (tmp_path / f"run{batch}" / "metrics.jsonl").read_text().splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_run_on_tasks_is_scored_by_each_tasks_own_metric(run, tmp_path):
+    generator = random.Random(0)
+    (tmp_path / "glue").mkdir()
+    for split, count in (("train", 8), ("validation", 6), ("test", 6)):
+        rows = [
+            {"idx": i, "sentence1": "word " * n, "sentence2": "word", "label": n + 0.5}
+            for i, n in enumerate(generator.choices(range(1, 8), k=count))
+        ]
+        write(tmp_path / "glue" / f"stsb.{split}.jsonl", rows)
+    source = "task:stsb"
+    result = run(
+        [],
+        steps=1,
+        data={"train": source, "validation": source, "test": source, "folder": str(tmp_path)},
+        evaluation={"score_validation": True, "limit": 4},
+    )
+    assert (result["task"], result["metric"]) == ("sequence_classification", "pearson")
+    assert {len(result["scores"][stage]) for stage in ("before", "validation", "after")} == {2}
+    scored = [(score["task"], score["name"], score["n"]) for score in result["scores"]["validation"]]
+    assert scored == [("stsb", "pearson", 4), ("stsb", "spearman", 4)]
+    answer = evaluate_target(Question("run", None, {}))
+    assert [score.value for score in answer.scores] == list(after(result).values())
+
+
+def test_a_run_is_scored_on_several_tasks_by_either_scorer(run, tmp_path):
+    (tmp_path / "commonsense").mkdir()
+    for name, word in (("piqa", "solution"), ("winogrande", "option")):
+        rows = [
+            {
+                "instruction": f"{i}? Answer format: {word}1/{word}2",
+                "input": "",
+                "output": f"the correct answer is {word}{1 + i % 2}",
+                "answer": f"{word}{1 + i % 2}",
+            }
+            for i in range(3)
+        ]
+        data = write(tmp_path / "commonsense" / f"{name}.test.jsonl", rows)
+    asked = {"train": data, "test": ["task:piqa", "task:winogrande"], "folder": str(tmp_path)}
+    result = run([], steps=1, data=asked, evaluation={"scorer": "loglikelihood"})
+    found = [(score["task"], score["name"], score["n"]) for score in result["scores"]["after"]]
+    assert found == [("piqa", "accuracy", 3), ("winogrande", "accuracy", 3), ("mean", "accuracy", 6)]
+    generated = evaluate_target(Question("run", None, {"evaluation.scorer": "generate", "evaluation.limit": 2}))
+    assert [(score.task, score.name, score.n) for score in generated.scores] == [
+        ("piqa", "exact_match", 2),
+        ("winogrande", "exact_match", 2),
+        ("mean", "exact_match", 4),
+    ]
