@@ -1,7 +1,7 @@
 import pytest
 from transformers import AutoModelForCausalLM
 
-from linchain import LinChainConfig, LinchainError
+from linchain import LinChainConfig, LinchainError, methods
 from linchain.methods.apply import adaptable_names, apply, check_targets
 
 
