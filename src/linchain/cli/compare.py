@@ -28,6 +28,7 @@ def compare(
 
     from linchain.lab.compare import check_folder, compare
     from linchain.lab.describe import describe
+    from linchain.lab.outcome import outcome
     from linchain.lab.plan import load_plan
     from linchain.lab.report import check_installed, write_report
     from linchain.lab.trials import Comparison
@@ -45,5 +46,6 @@ def compare(
         again = shlex.join(["linchain", "compare", str(plan), *(overrides or ())])
         console.print(f"stopped; continue with: {again}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
+    console.print(outcome(comparison))
     written = write_report([comparison], comparison.folder, console)
     console.print(f"report: {written}", markup=False, highlight=False, soft_wrap=True)

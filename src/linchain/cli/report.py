@@ -26,11 +26,15 @@ def report(
         raise LinchainError("--output: required for a report of several comparisons")
     quiet_libraries()
 
+    from linchain.lab.outcome import outcome
     from linchain.lab.report import write_report
     from linchain.lab.trials import Comparison
 
     folder = output or comparisons[0]
     check_writable(folder)
     console = Console()
-    written = write_report([Comparison.load(one) for one in comparisons], folder, console)
+    loaded = [Comparison.load(one) for one in comparisons]
+    for one in loaded:
+        console.print(outcome(one))
+    written = write_report(loaded, folder, console)
     console.print(f"report: {written}", markup=False, highlight=False, soft_wrap=True)
