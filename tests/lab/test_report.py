@@ -259,7 +259,7 @@ def test_published_figures_stand_beside_ours(on_tasks):
 
 def test_what_makes_figures_less_comparable_is_said(on_tasks):
     text = (on_tasks / "out" / "report.html").read_text(encoding="utf-8")
-    assert "Otherwise: LLaMA-3-8B-Instruct in the paper, starter here." in text
+    assert "<li>LLaMA-3-8B-Instruct in the paper, starter here.</li>" in text
     assert "1,319 test problems of GSM8K in the paper, 20 here" in text
     warning = re.search(r"<p>AddSub: [^<]*</p>", text)
     assert warning, "the contamination of our own training data"

@@ -55,6 +55,7 @@ def show(browser, report, width, theme):
     features = [{"name": "prefers-color-scheme", "value": theme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get(report.as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -90,7 +91,6 @@ def test_nothing_is_fetched_and_nothing_goes_wrong(browser, report):
 def test_axe_finds_no_serious_fault(browser, report, theme):
     pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     show(browser, report, 800, theme)
-    browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
     browser.execute_script(files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
     found = browser.execute_async_script(
         "const done = arguments[arguments.length - 1]; axe.run().then(done, error => done({error: String(error)}))"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from linchain.evaluation.scores import MEAN
 from linchain.lab.analysis import analyse
 from linchain.lab.report import course_tables, examples, figures, papers, settings, spectra, tables, words
 from linchain.lab.report.content import Block, Chapter, Report, Section, Sheet
@@ -98,7 +99,7 @@ def _about(study: Study) -> str:
     """Model, contestants, search and seeds in a line."""
     plan = study.comparison.plan
     model = plan.run["model"]["name"]
-    tests = words.listed(dict.fromkeys(table.test for table in study.analysis.tables))
+    tests = words.listed(dict.fromkeys(table.test for table in study.analysis.tables if table.test != MEAN))
     searched = sorted({len(one.learning_rates) for one in plan.contestants})
     return (
         f"Model {Path(model).name}; {words.plural(len(plan.contestants), 'contestant')}; tested on {tests}; "
@@ -118,6 +119,7 @@ def _sections(study: Study) -> Iterator[Section]:
                 for budget in each
                 for block in (
                     figures.intervals(study, budget),
+                    tables.matrix(study, budget),
                     *(tables.scores(study, table) for table in study.analysis.tables if table.budget == budget),
                 )
             ),

@@ -40,6 +40,7 @@ class Sheet:
         caption: what the figures are, over how many examples and seeds, and what their intervals are of.
         columns: the first one names the rows.
         records: the CSV's rows, unrounded.
+        folded: where it is shown only when it is asked for, the words to ask with.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Sheet:
     rows: tuple[tuple[Cell, ...], ...]
     records: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
+    folded: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from linchain.evaluation.scores import SHARES
 from linchain.lab.choice import higher_is_better, validation_score
@@ -138,6 +139,7 @@ def _loss_panel(
         axes.fill_between(course.steps, course.low, course.high, color=ACCENT, alpha=0.22, linewidth=0)
         axes.plot(course.steps, course.mean, color=ACCENT)
         axes.set_ylim(*limits)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("step")
 
     end = f"from {course.mean[0]:.3g} at step {course.steps[0]} to {course.mean[-1]:.3g} at step {course.steps[-1]}"

@@ -47,7 +47,7 @@ def _beside(study: Study, paper: Published, tested: Mapping[str, Table], number:
                     (
                         Cell(_title(name)),
                         Cell(method),
-                        Cell(f"{value:.1f}" if value >= 10 else f"{value:.2f}"),
+                        Cell(f"{value:.1f}" if round(value, 1) == value else f"{value:.2f}"),
                         Cell(label, otherwise) if label else Cell("not compared", tone="quiet"),
                         Cell(_percent(ours.value), f"{_percent(ours.low)} to {_percent(ours.high)}") if ours else EMPTY,
                     )
@@ -91,8 +91,8 @@ def _notes(study: Study, paper: Published, tested: Mapping[str, Table]) -> tuple
         for train, text in tasks.get(name).contamination.items()
         if train in trained
     ]
-    otherwise = [f"Otherwise: {one}." for one in departures(plan.run, paper.protocol, plan.searches, sizes)]
-    return (*remarks, *contaminated, *otherwise)
+    otherwise = departures(plan.run, paper.protocol, plan.searches, sizes)
+    return (*remarks, *contaminated, *(f"{one[0].upper()}{one[1:]}." for one in otherwise))
 
 
 def _matching(study: Study, paper: Published, method: str) -> list[tuple[str, str]]:

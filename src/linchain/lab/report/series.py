@@ -78,7 +78,7 @@ def factor_spectra(trials: Sequence[Trial], last: bool) -> dict[str, Course]:
         for row in trial.diagnostics:
             if row["step"] == step:
                 for name, values in _part(row, "factors").items():
-                    if values and values[0] > 0:
+                    if values and None not in values and values[0] > 0:  # None: not a number
                         spectra[name].append([value / values[0] for value in values])
         for name, found in spectra.items():
             runs[name].append(dict(enumerate(np.mean([one[: min(map(len, found))] for one in found], axis=0), 1)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from linchain.lab.report.content import Key, Mark, Picture
 from linchain.lab.report.series import RANKS, Course, factor_spectra, gradients, in_order, ranks
@@ -158,6 +159,7 @@ def _panel(name: str, label: str, courses: Courses, shared: _Axes, told: Callabl
         axes.set_ylim(*shared.limits)
         axes.set_xlabel(shared.x)
         axes.set_ylabel(shared.y)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if shared.by_tens:
             logarithmic(axes, "y")
 

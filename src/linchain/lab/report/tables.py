@@ -101,7 +101,35 @@ def scores(study: Study, table: Table) -> Sheet:
     )
     number = study.analysis.tables.index(table)
     records = tuple(_score_record(line, table) for line in table.lines)
-    return Sheet(f"{study.name}-scores-{number}", caption, columns, tuple(rows), records, (f"{table.resolution}.",))
+    alone = len([one for one in study.analysis.tables if one.budget == table.budget]) == 1
+    folded = "" if alone else f"Seeds, differences and tests on {study.title(table)}{within(table.budget)}"
+    notes = (f"{table.resolution}.",)
+    return Sheet(f"{study.name}-scores-{number}", caption, columns, tuple(rows), records, notes, folded)
+
+
+def matrix(study: Study, budget: int | None) -> Sheet | None:
+    """Every contestant on every test, where there are several."""
+    tables = [table for table in study.analysis.tables if table.budget == budget]
+    if len(tables) < 2:
+        return None
+    found = {(line.contestant, at): line for at, table in enumerate(tables) for line in table.lines}
+    main = study.main_table(budget)
+    labels = [line.contestant for line in main.lines] if main else study.contestants
+    rows = tuple(
+        (Cell(label), *(_score(found[label, at], table.metric) for at, table in enumerate(tables))) for label in labels
+    )
+    titles = [study.title(table) for table in tables]
+    records: list[dict[str, Any]] = [
+        {"contestant": label, "budget": budget} | {one: found[label, at].value for at, one in enumerate(titles)}
+        for label in labels
+    ]
+    metrics = words.listed(dict.fromkeys(words.metric_name(table.metric) for table in tables))
+    columns = (Column("Contestant"), *(Column(title, True) for title in titles))
+    caption = (
+        f"Every test{within(budget)}: {metrics}, {_over(tables[0])}; beneath each score its 95 % interval over the test "
+        "examples."
+    )
+    return Sheet(f"{study.name}-tests{suffix(budget)}", caption, columns, rows, tuple(records))
 
 
 def _what(table: Table) -> str:
@@ -110,9 +138,12 @@ def _what(table: Table) -> str:
 
 
 def _means(table: Table) -> str:
+    return f"{_over(table)}, {words.count(table.n)} test examples"
+
+
+def _over(table: Table) -> str:
     seeds = sorted({len(line.seeds) for line in table.lines if line.seeds})
-    over = f"the mean over {words.listed(seeds)} seeds" if seeds != [1] else "one seed"
-    return f"{over}, {words.count(table.n)} test examples"
+    return f"the mean over {words.listed(seeds)} seeds" if seeds != [1] else "one seed"
 
 
 def _score(line: Line, metric: str) -> Cell:
