@@ -8,8 +8,8 @@ TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/torch==\1/p' constraints.txt)
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/.demo
-	$(BIN)/linchain train recipes/demo.yaml --overwrite
-	$(BIN)/linchain export runs/demo/adapter runs/demo/lora --to lora --overwrite
+	$(BIN)/linchain compare recipes/compare-demo.yaml
+	$(BIN)/linchain export runs/compare-demo/runs/linchain-orthogonal/seed-1-at-*/adapter runs/compare-demo/lora --to lora --overwrite
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -32,7 +32,7 @@ $(VENV)/.torch: constraints.txt
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[plots]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[report]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml

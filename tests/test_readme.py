@@ -11,12 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from linchain.cli.app import app
+from linchain.lab.plan import load_plan
 from linchain.training.load_config import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ["training.max_steps=2", "data.limit=32", "evaluation.limit=8"]
-
+SMALL_PLAN = [*SHORT, "training.warmup_steps=0", "learning_rates=[1e-3]", "seeds=1", "cost.rounds=0"]
 TINY_BENCH = [
     "--hidden",
     "64",
@@ -44,8 +45,10 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
     found = commands()
-    assert {command[0] for command in found} == {"train", "evaluate", "export", "inspect", "methods", "bench"}
-    shorter = {"train": SHORT, "evaluate": ["--limit", "8"], "bench": TINY_BENCH}
+    assert {command[0] for command in found} == {
+        "train", "evaluate", "compare", "report", "export", "inspect", "methods", "bench"
+    }  # fmt: skip
+    shorter = {"train": SHORT, "compare": SMALL_PLAN, "evaluate": ["--limit", "8"], "bench": TINY_BENCH}
     for command in found:
         extra = shorter.get(command[0], [])
         extra = [*extra, "output=dry"] if "--dry-run" in command else extra
@@ -54,6 +57,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if command[0] == "inspect":
             assert "28,434,432" in result.output
     assert (tmp_path / "runs/demo/lora/adapter_model.safetensors").is_file()
+    assert (tmp_path / "runs/compare-demo/report.html").is_file()
     assert not (tmp_path / "dry").exists()
 
 
@@ -67,9 +71,11 @@ def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_configuration(tmp_path: Path) -> None:
-    (example,) = blocks("yaml")
-    (tmp_path / "mine.yaml").write_text(example, encoding="utf-8")
+    run, plan = blocks("yaml")
+    (tmp_path / "mine.yaml").write_text(run, encoding="utf-8")
     assert load_config(tmp_path / "mine.yaml").output == "runs/mine"
+    (tmp_path / "plan.yaml").write_text(plan, encoding="utf-8")
+    assert len(load_plan(tmp_path / "plan.yaml").contestants) == 4
 
 
 def test_links_lead_somewhere() -> None:
