@@ -22,7 +22,7 @@ from linchain.lab.plan import Contestant
 from linchain.lab.queue import run_all, slots
 from linchain.lab.trials import Comparison
 from linchain.training.config import RunConfig
-from linchain.training.display import mebibytes, steps_of
+from linchain.training.display import mebibytes, overlap_line, steps_of
 from linchain.training.load_config import build_config
 from linchain.training.prepare import PreparedData, prepare_data
 
@@ -55,7 +55,9 @@ def describe(comparison: Comparison, *, costs: bool) -> RenderableType:
         if costs:
             row.append(mebibytes(size.memory or 0))
         table.add_row(*map(Text, row))
-    lines = [_runs_line(comparison, data), *([_time_line(comparison, data)] if costs else [])]
+    lines = [_runs_line(comparison, data), f"overlap with the training data: {overlap_line(data.overlaps)}"]
+    if costs:
+        lines.append(_time_line(comparison, data))
     return Group(table, *map(Text, lines))
 
 

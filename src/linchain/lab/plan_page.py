@@ -45,7 +45,9 @@ def plan_page() -> str:
     return "\n".join(
         [
             HEAD + table("the plan's own keys", own),
-            table("an entry of `methods`", contestant, note="A name, or a mapping of these and the method's options.\n\n"),
+            table(
+                "an entry of `methods`", contestant, note="A name, or a mapping of these and the method's options.\n\n"
+            ),
             table("`cost`", CostConfig.model_fields, "cost."),
         ]
     )

@@ -70,7 +70,7 @@ def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
         "method": f"{config.method.name}, {trainable:,} trainable ({100 * trainable / total:.3f} %)",
         "": _adapter_line(model),
         "data": _data_line(data),
-        **({"overlap": _overlap_line(data.overlaps)} if data.overlaps else {}),
+        **({"overlap": overlap_line(data.overlaps)} if data.overlaps else {}),
         "steps": f"{steps:,} of {batch} examples, learning rate {training.learning_rate:g}",
         "memory": _memory_line(memory, training.precision),
         "output": config.output,
@@ -103,7 +103,7 @@ def _data_line(data: PreparedData) -> str:
     return line + (f"; {cut:,} training examples cut to {data.max_length} tokens" if cut else "")
 
 
-def _overlap_line(overlaps: Sequence[Overlap]) -> str:
+def overlap_line(overlaps: Sequence[Overlap]) -> str:
     """How far a test score can be memory."""
     found = [overlap for overlap in overlaps if overlap.same or overlap.near]
     if not found:
