@@ -43,8 +43,9 @@ class HarnessScore:
         return None if self.stderr is None else (self.value - Z * self.stderr, self.value + Z * self.stderr)
 
 
-def load_tasks(names: Sequence[str], include: str | None = None) -> list[Any]:
-    """The harness's tasks, and groups of tasks, called `names`, with their data; `include` is a folder with more of them.
+def load_tasks(names: Sequence[str], include: str | None = None) -> dict[str, Any]:
+    """The harness's tasks, and groups of tasks, called `names`, with their data, as its `TaskManager.load` gives them;
+    `include` is a folder with more of them.
 
     Raises LinchainError where the harness is not installed, has no such task, cannot get its data, or would run code that a
     model wrote or show it pictures.
@@ -65,12 +66,16 @@ def load_tasks(names: Sequence[str], include: str | None = None) -> list[Any]:
     # some tasks shuffle their choices while they are loaded
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
-    tasks = [found for name in dict.fromkeys(names) for found in _load(manager, name)]
+    found = [one for name in dict.fromkeys(names) for one in _load(manager, name)]
     try:
-        manager.load(tasks)  # as a whole: it is here that the harness sees a task that two names stand for
-    except ValueError as error:
+        loaded = manager.load(found)
+    except ValueError as error:  # two of the names stand for the same task
         raise LinchainError(f"--harness: {first_line(error)}") from error
-    return tasks
+    for task in loaded["tasks"].values():  # as the harness's own command does
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    return loaded
 
 
 def _load(manager: Any, name: str) -> list[Any]:
@@ -87,17 +92,21 @@ def _load(manager: Any, name: str) -> list[Any]:
 
 
 def run_tasks(
-    tasks: Sequence[Any], model: nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int, limit: int | None
+    tasks: dict[str, Any], model: nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int, limit: int | None
 ) -> tuple[list[HarnessScore], list[dict[str, Any]]]:
     """Scores of what `load_tasks` gave, and one row an example (and filter), as the harness keeps them.
 
     `limit` takes the first so many examples of each task.
     """
     import lm_eval
+    import torch
+    from lm_eval.defaults import DEFAULT_OTHER_SEED
     from lm_eval.models.huggingface import HFLM
 
+    torch.manual_seed(DEFAULT_OTHER_SEED)  # some tasks sample their answers
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    results = lm_eval.simple_evaluate(wrapped, tasks=list(tasks), limit=limit, log_samples=True)
+    # not simple_evaluate: it looks the model up on the Hub and describes the machine by a dozen processes
+    results = lm_eval.evaluate(wrapped, tasks, limit=limit)
     rows = [
         {"task": task, "id": sample.pop("doc_id"), **_plain(sample)}
         for task, samples in results["samples"].items()

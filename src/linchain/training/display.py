@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from linchain import methods
@@ -153,9 +153,9 @@ def score_table(title: str, columns: dict[str, list[Score]]) -> RenderableType:
 
 def harness_table(title: str, scores: Sequence[HarnessScore]) -> RenderableType:
     """Scores of lm-evaluation-harness with their 95 % intervals, one row a task and metric."""
-    table = Table("task", "shots", "metric")
+    table = Table(*(Column(name, overflow="fold") for name in ("task", "shots", "metric")))
     for name, style in (("value", None), ("95 %", "dim"), ("examples", None)):
-        table.add_column(name, justify="right", style=style)
+        table.add_column(name, justify="right", style=style, no_wrap=True)
     for score in scores:
         metric = score.metric if score.filter == "none" else f"{score.metric} ({score.filter})"
         interval = " to ".join(f"{end:.4g}" for end in score.interval or ())
