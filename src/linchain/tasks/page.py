@@ -90,7 +90,8 @@ def _metric(task: Task) -> str:
     if "test" not in task.splits:
         return ""
     if task.metric == "exact_match":
-        return f"exact match ({task.answer}, {task.max_new_tokens} tokens)"
+        choices = f" of `{task.choices[0]}` to `{task.choices[-1]}`" if task.choices else ""
+        return f"exact match ({task.answer}{choices}, {task.max_new_tokens} tokens)"
     return {"pearson": "pearson, spearman", "loss": "loss, perplexity"}.get(task.metric, task.metric)
 
 
