@@ -232,7 +232,7 @@ def on_tasks(tmp_path_factory):
     made = synthetic.comparison(
         root / "arithmetic",
         synthetic.of_tasks,
-        methods=["lora", {"name": "linchain", "r": 8}, "full"],
+        methods=["lora", {"name": "linchain", "r": 8, "init_weights": "orthogonal"}, "full"],
         diagnostics=False,
         data={"train": "task:math10k", "validation_size": 20, "test": ["task:gsm8k", "task:addsub"]},
         **SMALL,
@@ -248,7 +248,7 @@ def test_published_figures_stand_beside_ours(on_tasks):
     assert float(found["gsm8k", "LoRA"]["published"]) == 72.6
     assert found["gsm8k", "LoRA"]["contestant"] == "lora"
     assert found["gsm8k", "MoSLoRA"]["contestant"] == ""
-    assert found["addsub", "LinChain-3-16"]["otherwise"] == "r 8, there 16"
+    assert found["addsub", "LinChain-3-16"]["otherwise"] == "r 8, there 16; init_weights orthogonal"
     ours = {
         (table.test, line.contestant): line.value
         for table in analyse(Comparison.load(on_tasks / "arithmetic")).tables

@@ -109,11 +109,16 @@ def _matching(study: Study, paper: Published, method: str) -> list[tuple[str, st
 
 
 def _otherwise(contestant: Contestant, theirs: Options) -> str:
-    """What of the paper's options the contestant has otherwise, in words."""
+    """What the contestant has otherwise than the paper, in words; the targets are a choice of the whole comparison."""
     defaults: dict[str, Any] = {one.name: one.default for one in methods.get(contestant.method).described_options()}
     ours = defaults | contestant.options
     changed = [f"{name} {ours.get(name)}, there {value}" for name, value in theirs.items() if ours.get(name) != value]
-    return "; ".join(changed)
+    added = [
+        f"{name} {value}"
+        for name, value in contestant.options.items()
+        if name not in theirs and name != "target_modules" and value != defaults.get(name)
+    ]
+    return "; ".join(changed + added)
 
 
 def costs(study: Study) -> Sheet | None:

@@ -251,7 +251,9 @@ def costs(study: Study, budget: int | None) -> Sheet | None:
 
 
 def _price(price: Price | None, shown: Any) -> Cell:
-    return Cell(shown(price[0]), words.interval(price[1], price[2], shown)) if price else EMPTY
+    if price is None:
+        return EMPTY
+    return Cell(shown(price[0]), words.interval(price[1], price[2], shown) if price[1] < price[2] else "")
 
 
 def _ratio(price: Price | None, reference: Price | None) -> Cell:
