@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from linchain import LinChainConfig
 from linchain.errors import LinchainError
@@ -59,6 +59,19 @@ def test_log_likelihoods_are_those_of_the_model_with_its_adapter(tiny_model, tok
     )
     half = 1.96 * accuracy.stderr
     assert accuracy.interval == pytest.approx((share - half, share + half), abs=1e-4)
+
+
+def test_adapters_on_tied_embeddings_stay_as_they_are(tiny_model, tokenizer, tmp_path):
+    config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=True)
+    adapter = LinChainConfig(
+        r=4, target_modules=["embed_tokens"], init_weights=False, ensure_weight_tying=True, task_type="CAUSAL_LM"
+    )
+    torch.manual_seed(0)
+    model = get_peft_model(AutoModelForCausalLM.from_config(config), adapter).eval()
+    expected = log_likelihood(model, tokenizer, "Q: What comes after 0?\nA:", f" {CHOICES[0]}")
+    tasks = load_tasks(["tiny_choice"], str(write_tasks(tmp_path)))
+    _, rows = run_tasks(tasks, model, tokenizer, batch_size=3, limit=1)
+    assert rows[0]["filtered_resps"][0][0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_tags_stand_for_their_tasks(tmp_path):

@@ -154,14 +154,14 @@ def score_table(title: str, columns: dict[str, list[Score]]) -> RenderableType:
 def harness_table(title: str, scores: Sequence[HarnessScore]) -> RenderableType:
     """Scores of lm-evaluation-harness with their 95 % intervals, one row a task and metric."""
     table = Table(*(Column(name, overflow="fold") for name in ("task", "shots", "metric")))
-    for name, style in (("value", None), ("95 %", "dim"), ("examples", None)):
+    for name, style in (("value", None), ("95 %", "dim"), ("n", None)):
         table.add_column(name, justify="right", style=style, no_wrap=True)
     for score in scores:
         metric = score.metric if score.filter == "none" else f"{score.metric} ({score.filter})"
-        interval = " to ".join(f"{end:.4g}" for end in score.interval or ())
+        interval = " to ".join(f"{end:.3g}" for end in score.interval or ())
         shots = "" if score.shots is None else str(score.shots)
         table.add_row(score.task, shots, metric, f"{score.value:.4g}", interval, f"{score.n:,}")
-    caption = f"lm-evaluation-harness {version('lm_eval')}; 95 % intervals: 1.96 standard errors to either side"
+    caption = f"lm-evaluation-harness {version('lm_eval')}, n examples; 95 % intervals: 1.96 standard errors each way"
     return Group(Text(title, style="bold"), table, Text(caption, style="dim"))
 
 
