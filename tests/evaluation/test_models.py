@@ -5,6 +5,8 @@ import torch
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    BertConfig,
+    BertModel,
     LlamaForSequenceClassification,
     LlamaModel,
     RobertaConfig,
@@ -13,7 +15,8 @@ from transformers import (
 
 from linchain.errors import LinchainError
 from linchain.evaluation.models import context_length, load_model, model_labels, model_path, model_task
-from linchain.tasks.sentence_pair import Labels
+from linchain.tasks.records import Record
+from linchain.tasks.sentence_pair import Labels, find_labels
 from linchain.training.evaluate import Question, evaluate_target
 
 
@@ -104,3 +107,17 @@ def test_a_mistyped_run_or_adapter_is_not_looked_up_on_the_hub(tmp_path, monkeyp
     # a folder of models may be called as their owner on the Hub
     for name in ("gpt2", "models/typo", "meta-llama/Llama-3.2-1B"):
         assert model_path(name) == name
+
+
+def test_a_new_regression_head_answers_with_the_mean_at_first(tokenizer, tmp_path):
+    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=500)
+    BertModel(config).save_pretrained(tmp_path / "encoder")
+    labels = find_labels([Record({"label": value}, "here") for value in (0.5, 5.0, 3.5)])
+    fresh = load_model(str(tmp_path / "encoder"), tokenizer, labels=labels)
+    assert fresh.classifier.bias.item() == 3.0
+    assert fresh.classifier.weight.abs().sum() > 0
+    with torch.no_grad():
+        fresh.classifier.bias.fill_(1.25)
+    fresh.save_pretrained(tmp_path / "trained")
+    # a head that the checkpoint holds stays as it is
+    assert load_model(str(tmp_path / "trained"), tokenizer, labels=labels).classifier.bias.item() == 1.25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +92,9 @@ def load_model(
 ) -> PreTrainedModel:
     """The base model, from safetensors only: a causal LM, or with `labels` a sequence classifier for them.
 
-    A classifier's head that the checkpoint does not hold is drawn at random; without `new_head`, and for a causal LM,
-    missing weights raise LinchainError.
+    A classifier's head that the checkpoint does not hold is drawn at random, and that of a regression answers with the
+    labels' mean at first: learning it from 0 would push all features one way. Without `new_head`, and for a causal LM, missing
+    weights raise LinchainError.
     """
     import transformers
     from safetensors import SafetensorError
@@ -114,11 +116,24 @@ def load_model(
             f"model {name!r} holds no weights for {', '.join(missing[:3])} ({len(missing)} in all): "
             f"it is no {'causal language model' if labels is None else 'trained sequence classifier'}"
         )
+    if labels is not None and labels.mean is not None:
+        _start_at(model, labels.mean, info["missing_keys"])
     text_config = model.config.get_text_config()
     if labels is not None or text_config.pad_token_id is None:
         # a classifier finds the last token by it, so it must be the one that batches are padded with
         text_config.pad_token_id = pad_token_id(tokenizer)
     return model
+
+
+def _start_at(model: PreTrainedModel, mean: float, drawn: Iterable[str]) -> None:
+    """The bias of a newly drawn regression head, where it has one."""
+    import torch
+
+    for name in drawn:
+        parameter = model.get_parameter(name)
+        if name.endswith("bias") and parameter.shape == (1,):
+            with torch.no_grad():
+                parameter.fill_(mean)
 
 
 def head_options(labels: Labels) -> dict[str, Any]:

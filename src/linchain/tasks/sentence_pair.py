@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,9 +36,13 @@ class SentencePairFormat(Format):
 
 @dataclass(frozen=True)
 class Labels:
-    """The classes of a classification task in the order of the model's outputs, or none for a regression."""
+    """The classes of a classification task in the order of the model's outputs, or none for a regression.
+
+    `mean` is that of the training labels of a regression, where they are at hand.
+    """
 
     names: tuple[str, ...] | None
+    mean: float | None = None
 
     @property
     def outputs(self) -> int:
@@ -67,9 +72,10 @@ def find_labels(records: Sequence[Record]) -> Labels:
     numbers = [_number(value) for value in values]
     if any(number is None for number in numbers):
         return _at_least_two({str(value) for value in values})
-    if any(isinstance(number, float) for number in numbers):
-        return Labels(None)
-    classes = [int(number) for number in numbers if number is not None]
+    known = [number for number in numbers if number is not None]
+    if any(isinstance(number, float) for number in known):
+        return Labels(None, mean=statistics.fmean(known))
+    classes = [int(number) for number in known]
     if min(classes) < 0:
         place = records[classes.index(min(classes))].where
         raise LinchainError(f"{place}: label {min(classes)} is negative; classes are whole numbers from 0")
