@@ -36,7 +36,7 @@ def test_mcnemar_equals_statsmodels_and_is_symmetric(pairs):
     assert mcnemar(first, first) == 1.0
 
 
-@settings(max_examples=12)  # statsmodels takes its time
+@settings(max_examples=6)  # statsmodels takes its time
 @given(p_values)
 def test_holm_equals_statsmodels_and_never_lowers_a_p_value(raw):
     adjusted = holm(raw)
@@ -57,7 +57,16 @@ def test_welch_equals_statsmodels_and_is_symmetric(first, second):
 def test_welch_at_its_limits():
     assert welch([0.5], [0.6, 0.7]) is None
     assert welch([0.5, 0.5], [0.5, 0.5]) == 1.0
-    assert welch([0.5, 0.5], [0.6, 0.6]) == 0.0
+    assert welch([0.5, 0.5], [0.75, 0.75]) == 0.0
+
+
+def test_with_an_error_over_examples_welch_goes_from_its_own_test_to_a_normal_one():
+    first, second = [0.50, 0.52, 0.51], [0.55, 0.58, 0.54]
+    assert welch(first, second, 1e-9) == pytest.approx(welch(first, second))
+    assert welch(first, second, 0.02) > welch(first, second)
+    apart = np.mean(second) - np.mean(first)
+    assert welch(first, second, 2.0) == pytest.approx(2 * stats.norm.sf(apart / 2.0), rel=1e-3)
+    assert welch([0.5, 0.5], [0.75, 0.75], 0.1) == pytest.approx(2 * stats.norm.sf(2.5))
 
 
 def differences(first, second):

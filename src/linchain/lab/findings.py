@@ -24,7 +24,7 @@ class Difference:
 
     low, high: 95 % interval over examples, paired.
     p: two-sided, over examples, by `test`. seed_p: over seeds, Welch's test; None where either has one seed only.
-    p_both: over other seeds and examples together (`linchain.lab.statistics.other_seeds_and_examples`), never below p. In a
+    p_both: over other seeds and examples together (`linchain.lab.statistics.welch`), never below p. In a
         comparison with one seed for all only the examples can be asked: p_both is p, and what differs are runs, not yet
         methods. Where others have several seeds, one seed proves nothing: 1.
     p_holm: p_both, adjusted by Holm for all contestants that are tested against this one.

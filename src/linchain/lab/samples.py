@@ -21,7 +21,6 @@ from linchain.lab.statistics import (
     bootstrap_p,
     holm,
     mcnemar,
-    other_seeds_and_examples,
     smallest_difference,
     welch,
 )
@@ -138,12 +137,8 @@ def _difference(one: Sample, other: Sample, against: str, several: bool) -> Diff
         p, test = mcnemar(one.correct, other.correct), MCNEMAR
     else:
         p, test = bootstrap_p(replicates), BOOTSTRAP
-    seed_p = welch(one.values, other.values)
-    p_both = p
-    if seed_p is not None:
-        p_both = max(p, other_seeds_and_examples(one.values, other.values, _error(one, other)))
-    elif several:
-        p_both = 1.0
+    seed_p, both = welch(one.values, other.values), welch(one.values, other.values, _error(one, other))
+    p_both = (1.0 if several else p) if both is None else max(p, both)
     value = one.value - other.value
     return Difference(against, value, low, high, p, p_both, test, seed_p, p_both, p_both < ALPHA)
 

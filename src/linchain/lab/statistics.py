@@ -45,30 +45,18 @@ def bootstrap_p(differences: np.ndarray) -> float:
     return float(min(1.0, 2 * (1 + min(sides)) / (len(differences) + 1)))
 
 
-def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Two-sided p of Welch's t-test (unequal variances) between the seeds' scores of two methods.
+def welch(first: Sequence[float], second: Sequence[float], standard_error: float = 0.0) -> float | None:
+    """Two-sided p of Welch's t-test between two methods' scores over seeds; None where either has fewer than two.
 
-    None where either has fewer than two seeds. Without any spread it is 1 for equal means and 0 for others.
-    """
-    from scipy.stats import ttest_ind
-
-    if min(len(first), len(second)) < 2:
-        return None
-    if np.ptp(first) == np.ptp(second) == 0:
-        return float(first[0] == second[0])
-    return float(ttest_ind(first, second, equal_var=False).pvalue)
-
-
-def other_seeds_and_examples(first: Sequence[float], second: Sequence[float], standard_error: float) -> float:
-    """Two-sided p that neither other seeds nor other examples, nor both together, explain a difference between two methods.
-
-    Welch's t with the variance over examples added: t = d / √(SE² + s₁²/m₁ + s₂²/m₂), where s are the standard deviations over
-    m ≥ 2 seeds each and SE is the difference's standard error over examples (of its bootstrap). Degrees of freedom by
-    Satterthwaite, SE taken as known. With few seeds an own test for each kind, both of which have to agree, fails at both
-    ends: their errors add up, and it finds little. Noise that is of one seed on one example counts twice, which is cautious.
+    `standard_error` is that of their difference over examples. With it, p says whether other seeds and other examples
+    together explain the difference: t = d / √(SE² + s₁²/m₁ + s₂²/m₂), where s are the standard deviations over m seeds, with
+    Satterthwaite's degrees of freedom, SE taken as known. A test for each kind of error by itself, where both have to agree,
+    is no substitute: their errors add up. Noise of one seed on one example counts twice, which is cautious.
     """
     from scipy.stats import t
 
+    if min(len(first), len(second)) < 2:
+        return None
     variances = [float(np.var(scores, ddof=1)) / len(scores) for scores in (first, second)]
     total = standard_error**2 + sum(variances)
     apart = abs(float(np.mean(first)) - float(np.mean(second)))

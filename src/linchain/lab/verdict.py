@@ -89,7 +89,7 @@ def _recommended(table: Table, costs: Sequence[Cost]) -> Iterator[str]:
         yield f"Use {best.contestant}: it scored best, {_shown(best, table)}, and {_level(table)}."
         return
     trained = {cost.contestant: cost.trainable for cost in costs if cost.budget == table.budget}
-    within = table.resolvable_with_seeds or table.resolvable or 0.0
+    within = table.resolvable or 0.0  # not with seeds: a method that scatters would excuse itself
     close = [line for line in (best, *level) if _behind(line, table) <= within]
     choice = min(close, key=lambda line: trained.get(line.contestant, 0))
     size = words.count(trained.get(choice.contestant, 0))

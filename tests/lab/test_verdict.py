@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+
+from linchain.lab.analysis import analyse
+from linchain.lab.verdict import resolution
+from tests.lab.fake import FakeTrial, comparison, drawn, right
+
+HARDNESS = np.random.default_rng(0).normal(size=400) * 0.5
+
+
+def runs(contestant, skill, parameters=1000, seeds=3, number=0, **options):
+    generator = np.random.default_rng([number, seeds])
+    return [
+        FakeTrial(
+            contestant, seed=seed, rows=right(drawn(generator, skill, HARDNESS)), parameters=parameters, **options
+        )
+        for seed in range(1, seeds + 1)
+    ]
+
+
+def sentences(*trials, seeds=(1, 2, 3), **options):
+    analysis = analyse(comparison(trials, seeds=seeds, **options))
+    return list(analysis.verdict), list(analysis.measured)
+
+
+def test_a_winner_is_named_first():
+    (first, *others), _ = sentences(*runs("lora", 0.0), *runs("bone", 0.5, number=1))
+    assert first.startswith("Use bone: it scored best, ")
+    assert first.endswith("every other contestant is distinguishable from it.")
+    assert any(one.startswith("Better than the reference lora, in points: bone (+") for one in others)
+    assert not any("To separate" in one for one in others)
+
+
+def test_of_methods_that_are_level_the_smallest_is_named_and_that_nothing_is_shown():
+    trials = [*runs("lora", 0.0, 5000), *runs("big", 0.02, 9000, number=1), *runs("small", 0.0, 500, number=2)]
+    found, _ = sentences(*trials)
+    assert found[0].startswith("Use small: ")
+    assert "500" in found[0]
+    assert "none of the others can be told apart from it" in found[1]
+    assert "Nothing is shown to be better than the reference lora." in found
+    assert any(one.startswith("To separate ") and "test examples" in one for one in found)
+
+
+def test_a_small_method_that_is_level_for_want_of_evidence_only_is_not_recommended():
+    """Two wildly scattered seeds can be told apart from nobody; it scored far below the best all the same."""
+    scattered = [FakeTrial("tiny", seed=s, rows=right(at > HARDNESS), parameters=1) for s, at in ((1, -3.0), (2, 0.4))]
+    trials = [*runs("lora", 0.8, seeds=2), *scattered, *runs("bone", 0.8, seeds=2, number=1)]
+    analysis = analyse(comparison(trials, seeds=(1, 2)))
+    assert next(line for line in analysis.tables[0].lines if line.contestant == "tiny").level_with_best
+    assert not analysis.verdict[0].startswith("Use tiny")
+
+
+def test_what_is_worse_than_the_reference_is_said_to_be():
+    found, _ = sentences(*runs("lora", 0.5), *runs("bone", 0.0, number=1))
+    assert found[0].startswith("Use lora: ")
+    assert "Nothing is shown to be better than the reference lora." in found
+    assert any(one.startswith("Worse than lora, in points: bone (−") for one in found)
+
+
+def test_with_one_seed_the_differences_are_said_to_be_between_runs():
+    found, _ = sentences(*runs("lora", 0.0, seeds=1), *runs("bone", 0.5, seeds=1, number=1), seeds=(1,))
+    assert (
+        "With one seed each these are differences between runs: what another seed would have given is not known."
+        in found
+    )
+
+
+def test_equal_scores_leave_nothing_to_separate():
+    twins = [FakeTrial(label, seed=1, rows=right(HARDNESS < 0)) for label in ("lora", "bone")]
+    found, _ = sentences(*twins, seeds=(1,))
+    assert "lora and bone scored the same: nothing says how many examples would separate them." in found
+
+
+def test_cautions_come_last():
+    search = [
+        FakeTrial("lora", stage="search", learning_rate=rate, rows=right([True] * hits + [False] * 10))
+        for rate, hits in ((1e-4, 5), (3e-4, 7))
+    ]
+    failed = FakeTrial("bone", seed=1, error="out of memory")
+    found, _ = sentences(*search, *runs("lora", 0.0, seeds=2), failed)
+    assert found[0].startswith("lora is the only contestant with a score: ")
+    assert found[-3:] == [
+        "At an edge of the learning rates searched, so that a wider grid may do better: lora.",
+        "Not all of the 3 seeds have a score: lora (2) and bone (0).",
+        "1 run failed; they are listed with their errors.",
+    ]
+
+
+def test_without_any_score_nothing_is_said():
+    found, measured = sentences(FakeTrial("lora", seed=1, error="out of memory"))
+    assert found == ["Nothing can be said yet: no final run has a score."]
+    assert measured == []
+
+
+def test_other_budgets_have_a_sentence_each():
+    trials = [
+        trial
+        for budget, skill in ((100, -0.5), (2000, 0.5))
+        for trial in (
+            *runs("lora", 0.0, budget=budget),
+            *runs("bone", skill, number=1, budget=budget),
+        )
+    ]
+    found, _ = sentences(*trials, budgets=(100, 2000))
+    assert found[0].startswith("Use bone: ")
+    assert found[-1].startswith("After 100 steps lora scored best: ")
+
+
+def test_what_is_fast_and_small_is_said_apart_from_the_verdict():
+    trials = [*runs("lora", 0.0, 5, seconds_per_step=0.2), *runs("bone", 0.0, 9, number=1, seconds_per_step=0.1)]
+    found, measured = sentences(*trials)
+    assert measured == [
+        "Of the contestants level with the best, bone takes the least time a step: 100 ms.",
+        "Of the contestants level with the best, lora needs the least memory: 5 MiB.",
+        "Times and memory are of the final runs, which may have had neighbours on the machine.",
+    ]
+    slower = [*runs("lora", 0.0, 5, seconds_per_step=0.2), *runs("bone", 0.0, 9, number=1, seconds_per_step=7.0)]
+    assert sentences(*slower)[0] == found
+
+
+@pytest.mark.parametrize(
+    ("n", "resolvable", "metric", "said"),
+    [
+        (1319, 0.0381, "exact_match", "1,319 examples cannot separate methods closer than 3.8 points"),
+        (1, 0.5, "pearson", "1 example cannot separate methods closer than 0.500 in Pearson’s correlation"),
+        (200, 0.0123, "loss", "200 examples cannot separate methods closer than 0.0123 in loss"),
+        (200, None, "loss", "200 examples: what they can separate is not known"),
+    ],
+)
+def test_the_resolution_in_words(n, resolvable, metric, said):
+    assert resolution(n, resolvable, metric) == said
