@@ -100,10 +100,13 @@ def _about(study: Study) -> str:
     plan = study.comparison.plan
     model = plan.run["model"]["name"]
     tests = words.listed(dict.fromkeys(table.test for table in study.analysis.tables if table.test != MEAN))
-    searched = sorted({len(one.learning_rates) for one in plan.contestants})
+    rates = words.listed(sorted({len(one.learning_rates) for one in plan.contestants}))
+    search = (
+        f"{rates} learning rates searched for each" if plan.searches else "one learning rate each, without a search"
+    )
     return (
         f"Model {Path(model).name}; {words.plural(len(plan.contestants), 'contestant')}; tested on {tests}; "
-        f"{words.listed(searched)} learning rates searched for each; {words.plural(len(plan.seeds), 'seed')}"
+        f"{search}; {words.plural(len(plan.seeds), 'seed')}"
     )
 
 

@@ -108,9 +108,9 @@ def loss_curves(study: Study, budget: int | None, key: str) -> Picture | None:
         _loss_panel(f"{study.name}-{key}{suffix(budget)}-{number}", label, course, study.reference, reference, limits)
         for number, (label, course) in enumerate(found.items())
     )
-    seeds = words.listed(sorted({course.seeds for course in found.values()}))
+    seeds = words.over_seeds(course.seeds for course in found.values())
     caption = (
-        f"{LOSSES[key]} by optimizer step{within(budget)}, at the learning rate chosen for each: the mean over {seeds} seeds, "
+        f"{LOSSES[key]} by optimizer step{within(budget)}, at the learning rate chosen for each: {seeds}, "
         f"band from the lowest to the highest of them. Grey: the reference, {study.reference}. All panels share their axes"
         + ("; what lies above them is cut." if any(course.high.max() > limits[1] for course in found.values()) else ".")
     )

@@ -142,8 +142,7 @@ def _means(table: Table) -> str:
 
 
 def _over(table: Table) -> str:
-    seeds = sorted({len(line.seeds) for line in table.lines if line.seeds})
-    return f"the mean over {words.listed(seeds)} seeds" if seeds != [1] else "one seed"
+    return words.over_seeds(len(line.seeds) for line in table.lines if line.seeds)
 
 
 def _score(line: Line, metric: str) -> Cell:

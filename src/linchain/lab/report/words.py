@@ -158,6 +158,16 @@ def plural(number: int, one: str) -> str:
     return f"{number:,} {one}" + ("" if number == 1 else "s")
 
 
+def over_seeds(counts: Iterable[int]) -> str:
+    """What a figure is the mean over, from how many seeds the contestants have.
+
+    >>> over_seeds([1, 1]), over_seeds([3, 3, 2])
+    ('one seed', 'the mean over 2 and 3 seeds')
+    """
+    found = sorted(set(counts))
+    return "one seed" if found == [1] else f"the mean over {listed(found)} seeds"
+
+
 def shortened(text: str, limit: int) -> str:
     """At most `limit` characters, the end left out."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
