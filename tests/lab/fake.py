@@ -42,7 +42,8 @@ class FakeTrial:
     @property
     def result(self) -> dict[str, Any]:
         found = [vars(one) for one in score(self.metric, self.rows)] if self.rows else []
-        cost = {"seconds_per_step": self.seconds_per_step, "peak_memory_bytes": 2**20 * self.parameters}
+        memory = {"peak_memory_bytes": 2**20 * (self.parameters + 500), "memory_before_bytes": 2**20 * 500}
+        cost = {"seconds_per_step": self.seconds_per_step, **memory}
         return {
             "scores": {"validation" if self.stage == "search" else "after": found},
             "parameters": {"trainable": self.parameters, "total": 10**6},

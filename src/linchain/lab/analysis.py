@@ -129,10 +129,16 @@ def _costs(plan: Plan, trials: Sequence[Trial]) -> Iterator[Cost]:
                 trainable=(finals or alone)[0]["parameters"]["trainable"],
                 total=(finals or alone)[0]["parameters"]["total"],
                 seconds_per_step=_range([cost["seconds_per_step"] for cost in costs]),
-                memory_bytes=_range([cost["peak_memory_bytes"] for cost in costs]),
+                memory_bytes=_range([_step_memory(cost) for cost in costs]),
                 train_seconds=statistics.median(result["seconds"] for result in finals) if finals else None,
                 source=source,
             )
+
+
+def _step_memory(cost: Mapping[str, Any]) -> float | None:
+    """Without what the loaded model, Python and the libraries take, which on a CPU is most of a small run's memory."""
+    peak, before = cost["peak_memory_bytes"], cost["memory_before_bytes"]
+    return None if peak is None or before is None else peak - before
 
 
 def _range(values: Sequence[float | None]) -> Range | None:

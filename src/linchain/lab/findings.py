@@ -95,6 +95,7 @@ class Cost:
     """What a contestant costs: (median, lowest, highest) of its runs of the stage `source`.
 
     "cost" runs were alone on the machine; "final" ones stand in where there are none, and may have had neighbours.
+    memory_bytes: the highest in a step, less what was taken before the first one.
     train_seconds: median of whole final runs at this budget, evaluation included.
     """
 
