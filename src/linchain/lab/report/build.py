@@ -111,6 +111,21 @@ def _about(study: Study) -> str:
 
 
 def _sections(study: Study) -> Iterator[Section]:
+    yield from _results(study)
+    yield from _training(study)
+    last = study.budgets[-1]
+    disagreements = _blocks([examples.disagreements(study, last)])
+    yield Section(f"{study.name}-examples", "Where they disagree", blocks=disagreements)
+    yield Section(f"{study.name}-failed", "Failed runs", blocks=_blocks([tables.failures(study)]))
+    yield Section(
+        f"{study.name}-settings",
+        "Settings, versions, and how to run it again",
+        blocks=_blocks([settings.contestants(study), settings.environment(study), *settings.reruns(study)]),
+    )
+
+
+def _results(study: Study) -> Iterator[Section]:
+    """What came out, and at which cost."""
     each = study.budgets
     yield Section(
         f"{study.name}-accuracy",
@@ -139,6 +154,11 @@ def _sections(study: Study) -> Iterator[Section]:
             )
         ),
     )
+
+
+def _training(study: Study) -> Iterator[Section]:
+    """What training went through."""
+    each = study.budgets
     yield Section(
         f"{study.name}-convergence-section",
         "Loss curves",
@@ -175,17 +195,6 @@ def _sections(study: Study) -> Iterator[Section]:
                 spectra.gradient_courses(study, budget),
             )
         ),
-    )
-    yield Section(
-        f"{study.name}-examples",
-        "Where they disagree",
-        blocks=_blocks([examples.disagreements(study, each[-1])]),
-    )
-    yield Section(f"{study.name}-failed", "Failed runs", blocks=_blocks([tables.failures(study)]))
-    yield Section(
-        f"{study.name}-settings",
-        "Settings, versions, and how to run it again",
-        blocks=_blocks([settings.contestants(study), settings.environment(study), *settings.reruns(study)]),
     )
 
 
