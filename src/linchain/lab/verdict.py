@@ -82,7 +82,10 @@ def main_table(tables: Sequence[Table], budget: int | None) -> Table | None:
 
 
 def _recommended(table: Table, costs: Sequence[Cost]) -> Iterator[str]:
-    """Of what cannot be told apart from the best, and scored no more below it than the test set resolves, the smallest."""
+    """The best; or of what cannot be told apart from it, and scored no more below it than the test set resolves, the smallest.
+
+    That has to train half as many parameters at most: for less, nobody should take what scored lower.
+    """
     best, *others = _scored(table)
     level = [line for line in others if line.level_with_best]
     if not level:
@@ -90,13 +93,14 @@ def _recommended(table: Table, costs: Sequence[Cost]) -> Iterator[str]:
         return
     trained = {cost.contestant: cost.trainable for cost in costs if cost.budget == table.budget}
     within = table.resolvable or 0.0  # not with seeds: a method that scatters would excuse itself
-    close = [line for line in (best, *level) if _behind(line, table) <= within]
-    choice = min(close, key=lambda line: trained.get(line.contestant, 0))
+    most = trained.get(best.contestant, 0) / 2
+    close = [line for line in level if _behind(line, table) <= within and trained.get(line.contestant, 0) <= most]
+    choice = min(close, key=lambda line: trained.get(line.contestant, 0), default=best)
     size = words.count(trained.get(choice.contestant, 0))
     if choice is best:
         yield (
-            f"Use {best.contestant}: it scored best, and none that came close trains fewer parameters than its {size}. "
-            "That it is better than those is not shown."
+            f"Use {best.contestant}: it scored best, and none that came close trains half of its {size} parameters or fewer. "
+            "That it is better than those that are not distinguishable from it is not shown."
         )
     else:
         yield (

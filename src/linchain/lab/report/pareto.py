@@ -44,7 +44,7 @@ PRICES = (
     _Price(
         "parameters", "Trained parameters", lambda cost: (cost.trainable,) * 3, words.count, 1, "trained parameters"
     ),
-    _Price("memory", "Peak memory", lambda cost: cost.memory_bytes, words.size, 2**20, "peak memory, MiB"),
+    _Price("memory", "Memory of a step", lambda cost: cost.memory_bytes, words.size, 2**20, "memory of a step, MiB"),
     _Price("time", "Time of a step", lambda cost: cost.seconds_per_step, words.seconds, 1e-3, "time of a step, ms"),
 )
 

@@ -27,7 +27,7 @@ def overview(study: Study, budget: int | None) -> Sheet | None:
         Column(f"Difference from {study.reference}", True),
         Column(f"Against {study.reference}"),
         Column("Trained parameters", True),
-        Column("Peak memory", True),
+        Column("Memory of a step", True),
         Column("Time of a step", True),
     )
     rows, records = [], []
@@ -219,7 +219,7 @@ def costs(study: Study, budget: int | None) -> Sheet | None:
         Column("Share of all", True),
         Column("Time of a step", True),
         Column(f"Time over {study.reference}’s", True),
-        Column("Peak memory", True),
+        Column("Memory of a step", True),
         Column(f"Memory over {study.reference}’s", True),
         Column("Training of one seed", True),
     )
@@ -242,8 +242,8 @@ def costs(study: Study, budget: int | None) -> Sheet | None:
     where = alone if all(cost.source == "cost" for cost in found.values()) else measured
     caption = (
         f"What training costs{within(budget)}. Time and memory: the median of {where}, beneath it the lowest and the highest. "
-        "Memory on a GPU is what was allocated, on a CPU the resident set of the whole process. The training of a seed is the "
-        "median of the final runs’ wall-clock times with evaluation and checkpoints; they may have had neighbours."
+        "Memory is the highest in a step less what was taken before the first one (the loaded model, Python, libraries): "
+        "allocated on a GPU, resident on a CPU. The training of a seed is the median of the final runs’ wall-clock times with evaluation and checkpoints; they may have had neighbours."
     )
     records = tuple({"contestant": label, "budget": budget} | _cost_record(cost) for label, cost in found.items())
     return Sheet(f"{study.name}-costs{suffix(budget)}", caption, columns, rows, records)
