@@ -161,7 +161,8 @@ def costs(study: Study) -> Sheet | None:
     )
     caption = (
         "LinChain, Table 4 (LLaMA-3-8B-Instruct on Commonsense170K; one measurement each), with ratios to LoRA, beside the "
-        "same ratios here, of the medians. Another model and another machine: only the ratios can be compared, and our memory leaves out the loaded model."
+        "same ratios here, of the medians. Another model and another machine: only the ratios can be compared, and our memory "
+        "leaves out the loaded model."
     )
     return Sheet(f"{study.name}-published-costs", caption, columns, tuple(rows), tuple(records))
 

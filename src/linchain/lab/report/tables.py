@@ -243,7 +243,8 @@ def costs(study: Study, budget: int | None) -> Sheet | None:
     caption = (
         f"What training costs{within(budget)}. Time and memory: the median of {where}, beneath it the lowest and the highest. "
         "Memory is the highest in a step less what was taken before the first one (the loaded model, Python, libraries): "
-        "allocated on a GPU, resident on a CPU. The training of a seed is the median of the final runs’ wall-clock times with evaluation and checkpoints; they may have had neighbours."
+        "allocated on a GPU, resident on a CPU. The training of a seed is the median of the final runs’ wall-clock times with "
+        "evaluation and checkpoints; they may have had neighbours."
     )
     records = tuple({"contestant": label, "budget": budget} | _cost_record(cost) for label, cost in found.items())
     return Sheet(f"{study.name}-costs{suffix(budget)}", caption, columns, rows, records)
