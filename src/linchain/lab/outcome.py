@@ -38,7 +38,9 @@ def _table(sheet: Sheet) -> Table:
     table = Table()
     for column in sheet.columns:
         longest = max(map(len, column.title.split()))
-        table.add_column(escape(column.title), justify="right" if column.numeric else "left", min_width=longest)
+        table.add_column(
+            escape(column.title), justify="right" if column.numeric else "left", min_width=longest, overflow="fold"
+        )
     for row in sheet.rows:
         table.add_row(*(Text(f"{cell.text}\n{cell.detail}" if cell.detail else cell.text) for cell in row))
     return table
