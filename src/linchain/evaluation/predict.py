@@ -153,18 +153,23 @@ def _classify(
     batch = _batch(model, tokenizer, examples)
     labels = batch.pop("labels")
     logits = model(**batch).logits.float()
+    prompts = [tokenizer.decode(example.input_ids) for example in examples]
     if classes.names is None:
         values = logits[:, 0]
         losses = (values - labels).square()
         return [
-            {"label": label, "prediction": value, "loss": loss}
-            for label, value, loss in zip(labels.tolist(), values.tolist(), losses.tolist(), strict=True)
+            {"prompt": prompt, "label": label, "prediction": value, "loss": loss}
+            for prompt, label, value, loss in zip(
+                prompts, labels.tolist(), values.tolist(), losses.tolist(), strict=True
+            )
         ]
     losses = nn.functional.cross_entropy(logits, labels, reduction="none")
     names = classes.names
     return [
-        {"label": names[label], "prediction": names[guess], "correct": label == guess, "loss": loss}
-        for label, guess, loss in zip(labels.tolist(), logits.argmax(1).tolist(), losses.tolist(), strict=True)
+        {"prompt": prompt, "label": names[label], "prediction": names[guess], "correct": label == guess, "loss": loss}
+        for prompt, label, guess, loss in zip(
+            prompts, labels.tolist(), logits.argmax(1).tolist(), losses.tolist(), strict=True
+        )
     ]
 
 
