@@ -90,6 +90,14 @@ def test_overrides_reach_the_plan(tmp_path):
 
 
 REFUSED = {
+    "same_file": ({"data": {"train": "a.jsonl", "validation": "b.jsonl", "test": "b.jsonl"}}, "test data would choose"),
+    "own_grid": (
+        {"methods": [{"name": "lora", "learning_rates": [1e-3, -1e-3]}]},
+        "methods.lora.learning_rates must be",
+    ),
+    "no_rate": ({"learning_rates": [0, 1e-3]}, "learning_rates must be different positive numbers"),
+    "large_seed": ({"seeds": [2**40]}, "seeds must be different numbers"),
+    "two_budgets": ({"budgets": [5], "training": {"max_steps": 5}}, "a plan with budgets decides it"),
     "unknown_method": ({"methods": ["lroa"]}, "unknown method 'lroa'; did you mean 'lora'"),
     "unknown_key": ({"seedz": 3}, "seedz: unknown key; did you mean 'seeds'"),
     "unknown_option": ({"options": {"target_modules": ["q"], "lora_alhpa": 3}}, "did you mean 'lora_alpha'"),

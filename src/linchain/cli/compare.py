@@ -26,15 +26,18 @@ def compare(
 
     quiet_libraries()
 
+    from linchain.lab.report import check_installed
+
+    check_installed()
+
     from linchain.lab.compare import check_folder, compare
     from linchain.lab.describe import describe
     from linchain.lab.outcome import outcome
     from linchain.lab.plan import load_plan
-    from linchain.lab.report import check_installed, write_report
+    from linchain.lab.report import write_report
     from linchain.lab.trials import Comparison
 
     console = Console()
-    check_installed()
     comparison = Comparison(load_plan(plan, overrides or ()))
     check_folder(comparison)
     console.print(describe(comparison, costs=dry_run))

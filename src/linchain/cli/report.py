@@ -26,6 +26,10 @@ def report(
         raise LinchainError("--output: required for a report of several comparisons")
     quiet_libraries()
 
+    from linchain.lab.report import check_installed
+
+    check_installed()
+
     from linchain.lab.outcome import outcome
     from linchain.lab.report import write_report
     from linchain.lab.trials import Comparison

@@ -16,11 +16,11 @@ from linchain.lab.progress import PlanProgress
 from linchain.lab.queue import Slot, run_all, slots
 from linchain.lab.trials import Comparison, Trial
 from linchain.training.load_config import build_config, differences, load_config
-from linchain.training.run_folder import LOCK, folder_lock, read_json, write_json, write_text
+from linchain.training.run_folder import LOCK, folder_lock, foreign_names, read_json, write_json, write_text
 
 
 def compare(comparison: Comparison, console: Console | None = None) -> Comparison:
-    """Runs what of the plan has not been run, and writes summary.json and the report.
+    """Runs what of the plan has not been run, and writes environment.json and summary.json.
 
     A comparison that was killed continues where it stopped, and ends in the same summary.json as an undisturbed one. A run
     that fails is a row with its error; started again, the comparison tries it again, unless it diverged.
@@ -51,7 +51,7 @@ def check_folder(comparison: Comparison) -> None:
     """
     check_writable(comparison.folder)
     if not comparison.plan_file.is_file():
-        if comparison.folder.is_dir() and {entry.name for entry in comparison.folder.iterdir()} - {LOCK}:
+        if comparison.folder.is_dir() and foreign_names(comparison.folder, {LOCK}):
             raise LinchainError(
                 f"output folder {comparison.folder} is not empty and holds no comparison; choose another one"
             )
@@ -59,7 +59,9 @@ def check_folder(comparison: Comparison) -> None:
     for trial in comparison.trials:
         if not trial.files.config.is_file():
             continue
-        changed = differences(load_config(trial.files.config), build_config(dict(trial.values)))
+        then, now = load_config(trial.files.config), build_config(dict(trial.values))
+        # a comparison may have been moved: where it lies is no part of what was run
+        changed = differences(then.model_copy(update={"output": now.output}), now)
         if changed:
             raise LinchainError(
                 f"{comparison.folder} holds runs of another plan ({trial.describe()}: {'; '.join(changed)}); "

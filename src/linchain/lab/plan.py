@@ -94,16 +94,26 @@ class PlanConfig(RunConfig):
 
     @model_validator(mode="after")
     def _searchable(self) -> PlanConfig:
-        for key in ("learning_rates", "seeds", "budgets"):
-            values = getattr(self, key)
-            if len(set(values)) < len(values) or any(value < 0 for value in values):
+        grids = {"learning_rates": self.learning_rates, "budgets": self.budgets}
+        grids |= {f"methods.{one.label or one.name}.learning_rates": one.learning_rates or () for one in self.methods}
+        for key, values in grids.items():
+            if len(set(values)) < len(values) or any(value <= 0 for value in values):
                 raise ValueError(f"{key} must be different positive numbers, found {list(values)}")
+        if len(set(self.seeds)) < len(self.seeds) or any(not 0 <= seed < 2**32 for seed in self.seeds):
+            raise ValueError(f"seeds must be different numbers from 0 to 2**32 - 1, found {list(self.seeds)}")
+        if self.budgets and self.training.max_steps:
+            raise ValueError("training.max_steps: a plan with budgets decides it by budgets")
         if len(self.learning_rates) > 1 and not (self.data.validation or self.data.validation_size):
             raise ValueError(
                 "a search needs data.validation or data.validation_size: no learning rate is chosen by test data"
             )
         if not self.data.test:
             raise ValueError("data.test: a comparison needs test data")
+        files = [source for source in self.data.validation or () if ":" not in source]  # names have splits of their own
+        if both := sorted({*files} & {*self.data.test}):
+            raise ValueError(
+                f"data.validation and data.test hold the same file ({', '.join(both)}): test data would choose"
+            )
         return self
 
 
@@ -167,7 +177,7 @@ def build_plan(values: dict[str, Any], origin: str = "plan", mistakes: Sequence[
         reference=config.reference or contestants[0].label,
         seeds=config.seeds,
         vary=config.vary,
-        budgets=config.budgets or (None,),
+        budgets=tuple(sorted(config.budgets)) or (None,),
         threads=config.threads,
         cost=config.cost,
         output=Path(config.output).expanduser(),

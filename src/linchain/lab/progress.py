@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
@@ -26,7 +25,6 @@ class PlanProgress:
         self.places = {"search": places, "final": places, "cost": 1}
         self.done: dict[str, int] = defaultdict(int)
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.began = time.perf_counter()
         self.bar: Progress | None = None
 
     def __enter__(self) -> PlanProgress:

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
@@ -16,6 +17,7 @@ from linchain.training.run_folder import write_json
 
 # What every run would import, seconds of it; the fork server passes over what is not installed.
 PRELOADED = ["linchain.lab.worker", "linchain.training.adapt", "linchain.training.trainer", "matplotlib.figure"]
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 Finished = Callable[[Trial, float], None]
 
 
@@ -56,8 +58,9 @@ def run_all(trials: Sequence[Trial], places: Sequence[Slot], finished: Finished)
         while waiting or running:
             while waiting and free:
                 trial, slot = waiting.popleft(), free.pop(0)
-                process = context.Process(target=_work, args=(dict(trial.values), trial.stage, slot.threads, slot.gpu))
-                process.start()
+                process = context.Process(target=_work, args=(dict(trial.values), trial.stage, slot.threads))
+                with _only(slot.gpu):
+                    process.start()
                 running[process.sentinel] = (trial, slot, time.perf_counter(), process)
             for sentinel in wait(list(running)):
                 trial, slot, began, process = running.pop(sentinel)
@@ -74,6 +77,23 @@ def _work(*arguments: Any) -> None:
     from linchain.lab.worker import work
 
     work(*arguments)
+
+
+@contextmanager
+def _only(gpu: int | None) -> Iterator[None]:
+    """A process that is started within sees this GPU alone. It has to from its first import on: some ask CUDA at once."""
+    before = os.environ.get(VISIBLE)
+    if gpu is not None:
+        # the device as the user's own list, where there is one, names it
+        listed = [name for name in (before or "").split(",") if name.strip()]
+        os.environ[VISIBLE] = listed[gpu] if listed else str(gpu)
+    try:
+        yield
+    finally:
+        if gpu is not None:
+            os.environ.pop(VISIBLE)
+            if before is not None:
+                os.environ[VISIBLE] = before
 
 
 def _context(places: Sequence[Slot]) -> Any:

@@ -54,7 +54,7 @@ class Trial:
             return "done"
         return "failed" if self.files.error.is_file() else "missing"
 
-    @cached_property
+    @property
     def failure(self) -> dict[str, Any] | None:
         """error.json of a failed run: `error`, one line, and whether the run `diverged`."""
         return read_json(self.files.error) if self.state == "failed" else None

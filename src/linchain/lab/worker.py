@@ -20,15 +20,13 @@ from linchain.training.run import RunInterrupted, Start, train
 from linchain.training.run_folder import RunFolder, write_json
 
 
-def work(values: Mapping[str, Any], stage: str, threads: int, gpu: int | None) -> None:
+def work(values: Mapping[str, Any], stage: str, threads: int) -> None:
     """Runs the configuration `values`, or continues it, and leaves result.json or error.json; exits with 0 or 1.
 
     A run of the stage "cost" starts again, so that its figures are of one piece. What libraries and errors print goes to
     log.txt.
     """
     _end_with_parent()
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpu)
     folder = RunFolder(values["output"])
     folder.path.mkdir(parents=True, exist_ok=True)
     _print_to(folder)
@@ -58,12 +56,6 @@ def _leave_what_is_read(folder: RunFolder, stage: str) -> None:
     """Of a finished run: no checkpoints, and weights of final runs only. A plan has many runs, and disks are finite."""
     for path in (folder.checkpoints, *(() if stage == "final" else (folder.adapter, folder.model))):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _visible(gpu: int) -> str:
-    """The device as the user's own CUDA_VISIBLE_DEVICES, where it is set, names it."""
-    listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return listed[gpu] if listed else str(gpu)
 
 
 def _print_to(folder: RunFolder) -> None:

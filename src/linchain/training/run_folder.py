@@ -22,6 +22,7 @@ from linchain.errors import LinchainError
 from linchain.files import check_writable
 
 LOCK = ".lock"
+PART = ".part"  # ends the name of a file that is being written
 State = Literal["new", "interrupted", "complete", "foreign"]
 
 
@@ -48,8 +49,7 @@ class RunFolder:
         """`new` (absent or empty), `interrupted`, `complete`, or `foreign`: not empty and no run of ours."""
         if self.config.is_file():
             return "complete" if self.result.is_file() else "interrupted"
-        names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-        return "foreign" if names - {LOCK, self.error.name, self.log.name} else "new"
+        return "foreign" if foreign_names(self.path, {LOCK, self.error.name, self.log.name}) else "new"
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end; one that a kill cut short is passed over."""
@@ -122,6 +122,12 @@ def folder_lock(path: Path) -> Iterator[None]:
         yield
 
 
+def foreign_names(folder: Path, own: set[str]) -> set[str]:
+    """What lies in `folder` beside `own` names and what a kill left of a file that was being written."""
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    return {name for name in names - own if not name.endswith(PART)}
+
+
 def checkpoint_step(checkpoint: Path) -> int:
     """The step that a folder `checkpoint-<step>` was written at."""
     return int(checkpoint.name.rpartition("-")[2])
@@ -130,7 +136,7 @@ def checkpoint_step(checkpoint: Path) -> int:
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
