@@ -103,7 +103,8 @@ def comparison(
         "task": task,
         "model": "starter",
         "data": {"train": "starter:train", "validation_size": 100, "test": "starter:test"},
-        "training": {"max_steps": 120, "batch_size": 8} | ({"diagnostics_steps": 40} if diagnostics else {}),
+        "training": {"max_steps": None if plan.get("budgets") else 120, "batch_size": 8}
+        | ({"diagnostics_steps": 40} if diagnostics else {}),
         "evaluation": {"metric": metric},
         "methods": methods,
         "options": TARGETS,
