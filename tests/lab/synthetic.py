@@ -115,7 +115,6 @@ def comparison(
     }
     made = Comparison(build_plan(values))
     write_text(made.plan_file, made.dump_plan())
-    write_json(made.environment_file, ENVIRONMENT)
     for stage in ("search", "final", "cost"):  # the later ones are there once the earlier ones are done
         for number, trial in enumerate(one for one in made.trials if one.stage == stage):
             if stage == "search" and (trial.contestant, trial.learning_rate) == failing:
@@ -153,6 +152,7 @@ def _run(
             "device": "cpu",
         },
     }
+    write_json(trial.files.environment, ENVIRONMENT)
     write_json(trial.files.result, result)
 
 

@@ -44,7 +44,7 @@ def compare(
     if dry_run:
         return
     try:
-        compare(comparison, console)
+        comparison = compare(comparison, console)
     except KeyboardInterrupt:
         again = shlex.join(["linchain", "compare", str(plan), *(overrides or ())])
         console.print(f"stopped; continue with: {again}", markup=False, highlight=False, soft_wrap=True)

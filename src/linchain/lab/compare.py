@@ -6,17 +6,17 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from rich.console import Console
 
 from linchain.errors import LinchainError
 from linchain.files import check_writable
+from linchain.lab.environment import check_same
 from linchain.lab.progress import PlanProgress
 from linchain.lab.queue import Slot, run_all, slots
 from linchain.lab.trials import Comparison, Trial
 from linchain.training.load_config import build_config, differences, load_config
-from linchain.training.run_folder import LOCK, folder_lock, foreign_names, read_json, write_json, write_text
+from linchain.training.run_folder import LOCK, folder_lock, foreign_names, write_json, write_text
 
 
 def compare(comparison: Comparison, console: Console | None = None) -> Comparison:
@@ -27,11 +27,11 @@ def compare(comparison: Comparison, console: Console | None = None) -> Compariso
 
     Raises LinchainError, before anything is run, for a folder that holds another plan or something else.
     """
-    console = console or Console(quiet=True)
+    console, plan = console or Console(quiet=True), comparison.plan
     check_folder(comparison)
     with folder_lock(comparison.folder):
         write_text(comparison.plan_file, comparison.dump_plan())
-        places = slots(comparison.plan.threads)
+        places = slots(plan.threads)
         with PlanProgress(console, expected_runs(comparison), len(places)) as progress:
             _run_stage(comparison, lambda: comparison.search_trials(), places, progress)
             _run_stage(comparison, lambda: comparison.final_trials(_choices(comparison)), places, progress)
@@ -39,13 +39,15 @@ def compare(comparison: Comparison, console: Console | None = None) -> Compariso
             _run_stage(
                 comparison, lambda: _shuffled(comparison.cost_trials(_choices(comparison))), places[:1], progress
             )
-        _write_environment(comparison)
-        write_summary(comparison)
-    return comparison
+        done = Comparison(plan, comparison.folder)  # what it says is read once, of what has been run by now
+        write_json(done.environment_file, done.environment)
+        with console.status("comparing"):
+            write_summary(done)
+    return done
 
 
 def check_folder(comparison: Comparison) -> None:
-    """Refuse a folder that holds something else, or runs that this plan would have configured otherwise.
+    """Refuse a folder that holds something else, runs that this plan would have configured otherwise, or runs on other data.
 
     A plan may grow: more seeds, rates or contestants leave the runs that are there as they are.
     """
@@ -67,6 +69,7 @@ def check_folder(comparison: Comparison) -> None:
                 f"{comparison.folder} holds runs of another plan ({trial.describe()}: {'; '.join(changed)}); "
                 "choose another output"
             )
+    check_same(comparison.environments)
 
 
 def expected_runs(comparison: Comparison) -> dict[str, int]:
@@ -80,18 +83,14 @@ def expected_runs(comparison: Comparison) -> dict[str, int]:
     }
 
 
-def write_summary(comparison: Comparison) -> Any:
+def write_summary(comparison: Comparison) -> None:
     """summary.json: the statistics of what has been run, without times, so that it is the same however it came to be."""
-    from linchain.lab.analysis import analyse
-
-    analysis = analyse(comparison)
-    content = asdict(analysis)
+    content = asdict(comparison.analysis)
     del content["measured"]
     for timed in content["costs"]:
         for name in ("seconds_per_step", "memory_bytes", "train_seconds"):
             timed.pop(name, None)
     write_json(comparison.summary, content)
-    return analysis
 
 
 def _choices(comparison: Comparison) -> dict[tuple[str, int | None], float]:
@@ -119,15 +118,3 @@ def _shuffled(trials: Sequence[Trial]) -> list[Trial]:
     for trial in trials:
         rounds[trial.seed or 0].append(trial)
     return [trial for seed, one in sorted(rounds.items()) for trial in random.Random(seed).sample(one, len(one))]
-
-
-def _write_environment(comparison: Comparison) -> None:
-    """What the comparison was made with: as its last run found it, with the data of every stage."""
-    done = [trial for trial in comparison.trials if trial.state == "done" and trial.stage != "cost"]
-    if not done:
-        return
-    found: dict[str, Any] = {}
-    for trial in done:
-        one = read_json(trial.files.environment)
-        found = {**one, "data": {**found.get("data", {}), **one["data"]}}
-    write_json(comparison.environment_file, found)

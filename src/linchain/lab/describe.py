@@ -16,15 +16,20 @@ from rich.text import Text
 from linchain import methods
 from linchain.diagnostics.memory import estimate_training_memory
 from linchain.diagnostics.parameters import parameter_counts
-from linchain.evaluation.models import head_options, load_model_config
+from linchain.errors import LinchainError
+from linchain.evaluation.models import head_options, load_model_config, model_path
 from linchain.lab.compare import expected_runs
+from linchain.lab.environment import check_same
 from linchain.lab.plan import Contestant
 from linchain.lab.queue import run_all, slots
 from linchain.lab.trials import Comparison
 from linchain.training.config import RunConfig
 from linchain.training.display import mebibytes, overlap_line, steps_of
+from linchain.training.environment import describe_environment
 from linchain.training.load_config import build_config
 from linchain.training.prepare import PreparedData, prepare_data
+
+PROBE_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,14 @@ class ContestantSize:
 def describe(comparison: Comparison, *, costs: bool) -> RenderableType:
     """A table of the contestants and a line on the runs. With `costs` also memory, and the time by a probe of a few steps.
 
-    Raises LinchainError for whatever data, model or target modules make impossible: nothing has been run then.
+    Raises LinchainError for whatever data, model or target modules make impossible, and where model or data have changed
+    since the first runs: nothing has been run then.
     """
     plan = comparison.plan
     config = build_config(dict(comparison.example_trial(plan.contestants[0]).values))
     data = prepare_data(config)
-    table = Table("contestant", "options", "learning rates", title=None)
+    _check_unchanged(comparison, config, data)
+    table = Table("contestant", "options", "learning rates")
     table.add_column("trainable", justify="right")
     if costs:
         table.add_column("memory", justify="right")
@@ -59,6 +66,13 @@ def describe(comparison: Comparison, *, costs: bool) -> RenderableType:
     if costs:
         lines.append(_time_line(comparison, data))
     return Group(table, *map(Text, lines))
+
+
+def _check_unchanged(comparison: Comparison, config: RunConfig, data: PreparedData) -> None:
+    """LinchainError where the runs that are there read other files than those to come would."""
+    before = comparison.environments
+    if before:  # hashing a large model takes a while
+        check_same(before | {"this plan": describe_environment(model_path(config.model.name), data.records)})
 
 
 def _size(contestant: Contestant, config: RunConfig, data: PreparedData, memory: bool) -> ContestantSize:
@@ -108,9 +122,10 @@ def _runs_line(comparison: Comparison, data: PreparedData) -> str:
 
 def _time_line(comparison: Comparison, data: PreparedData) -> str:
     places = slots(comparison.plan.threads)
-    seconds = _probe(comparison)
-    if seconds is None:
-        return "time: unknown, the probe of a few steps failed"
+    try:
+        seconds = _probe(comparison)
+    except LinchainError as error:
+        return f"time: unknown, the probe of {PROBE_STEPS} steps failed: {error}"
     steps = _all_steps(comparison, len(data.train))
     whole = timedelta(seconds=round(seconds * steps / len(places)))
     return (
@@ -119,15 +134,14 @@ def _time_line(comparison: Comparison, data: PreparedData) -> str:
     )
 
 
-PROBE_STEPS = 5
-
-
-def _probe(comparison: Comparison) -> float | None:
-    """Seconds of a step of the reference, alone on the machine."""
+def _probe(comparison: Comparison) -> float:
+    """Seconds of a step of the reference, alone on the machine. Raises LinchainError with the error of the run."""
     with tempfile.TemporaryDirectory() as folder:
         trial = comparison.probe_trial(Path(folder) / "probe", PROBE_STEPS)
         run_all([trial], slots(comparison.plan.threads)[:1], lambda trial, seconds: None)
-        return trial.result["cost"]["seconds_per_step"] if trial.state == "done" else None
+        if trial.error:
+            raise LinchainError(trial.error)
+        return trial.result["cost"]["seconds_per_step"]
 
 
 def _all_steps(comparison: Comparison, examples: int) -> int:

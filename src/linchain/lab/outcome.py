@@ -10,7 +10,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from linchain.lab.analysis import analyse
 from linchain.lab.report.content import Sheet
 from linchain.lab.report.study import Study
 from linchain.lab.report.tables import overview
@@ -19,7 +18,7 @@ from linchain.lab.trials import Comparison
 
 def outcome(comparison: Comparison) -> RenderableType:
     """The verdict in sentences, and the overview of each budget as a table."""
-    study = Study(comparison.folder.absolute().name, comparison, analyse(comparison))
+    study = Study(comparison.folder.absolute().name, comparison, comparison.analysis)
     return Group(*_parts(study))
 
 

@@ -6,15 +6,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from linchain.errors import LinchainError
 from linchain.lab.choice import Choice, chosen_rates
+from linchain.lab.environment import gather
 from linchain.lab.plan import Contestant, Plan, build_plan, run_values
 from linchain.training.load_config import parse_yaml
 from linchain.training.run_folder import RunFolder, read_json, read_jsonl
+
+if TYPE_CHECKING:
+    from linchain.lab.findings import Analysis
 
 Stage = Literal["search", "final", "cost"]
 # What a run calls its scores and predictions of each split.
@@ -136,8 +140,21 @@ class Comparison:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """environment.json; empty before the first run."""
-        return read_json(self.environment_file) if self.environment_file.is_file() else {}
+        """What its runs were made with (`linchain.lab.environment.gather`); empty before the first one."""
+        return gather(self.environments)
+
+    @property
+    def environments(self) -> dict[str, dict[str, Any]]:
+        """environment.json of every run that has begun, by its folder."""
+        files = {str(trial.folder): trial.files.environment for trial in self.trials}
+        return {folder: read_json(file) for folder, file in files.items() if file.is_file()}
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """The statistics of what has been run when it is first asked for. Raises LinchainError as `analyse` does."""
+        from linchain.lab.analysis import analyse
+
+        return analyse(self)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
