@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from linchain.evaluation.scores import MEAN
 from linchain.lab.choice import Choice, CurvePoint, chosen_rates, higher_is_better
-from linchain.lab.findings import Analysis, Cost, Difference, Failure, Line, Range, SeedScore, Table
+from linchain.lab.findings import ONLY_TEST, Analysis, Cost, Difference, Failure, Line, Range, SeedScore, Table
 from linchain.lab.samples import FinalRun, Part, Sample, check_examples, differences, resolvable, take_samples
 from linchain.lab.verdict import measured, resolution, verdict
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Analysis", "Cost", "CurvePoint", "Difference", "Failure", "Line", "SeedScore", "Table", "analyse"]
 
-ONLY_TEST = "test"  # what the test is called where its examples are of no task
 NOT_A_NUMBER = "the test score is not a number"
 Choices = Mapping[tuple[str, int | None], Choice]
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 from linchain.lab.choice import CurvePoint, Edge
 
-Range = tuple[float, float, float]
+ONLY_TEST = "test"  # what the test is called where its examples are of no task
+Range = tuple[float, float, float]  # median, lowest, highest
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,14 @@ class Line:
 class Table:
     """All contestants on one test by one metric, best first; those without a score last.
 
-    test: the task, "test" where the examples are of none, "mean" for the mean over tasks.
+    test: the task, ONLY_TEST where the examples are of none, "mean" for the mean over tasks.
     n: examples.
     resolvable: the difference that two methods must have before this test set shows it in 80 % of cases, at 5 %: 2.80
-        standard errors of the paired differences found here (median over pairs), from the examples alone. Without such
-        differences the worst case of two shares, or None. `resolution` says it in words.
-    resolvable_with_seeds: the same with the spread between the seeds there are; None with one seed each.
+        standard errors of the paired differences found here (median over pairs), from the examples alone, and for one pair
+        by itself: p_holm finds it less often. Without such differences the worst case of two shares, or None. `resolution`
+        says it in words.
+    resolvable_with_seeds: the same with the spread between the seeds there are; None with one seed each. A lower bound:
+        that few seeds tell the spread itself badly is left out.
     """
 
     test: str

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from linchain.lab.plan import Plan
 
 MILLION = 1_000_000
+NAMED = 3  # at most so many contestants in a sentence on something else
 
 
 def verdict(plan: Plan, tables: Sequence[Table], costs: Sequence[Cost], failures: Sequence[Failure]) -> Iterator[str]:
@@ -33,14 +34,18 @@ def verdict(plan: Plan, tables: Sequence[Table], costs: Sequence[Cost], failures
     else:
         yield from _recommended(table, costs)
         yield from _against_reference(table, plan.reference)
-        yield f"{table.resolution}, with 80 % power at 5 %."
+        yield (
+            f"The best of {len(_scored(table))} was picked by the test that it is scored by, so its score is somewhat "
+            "flattering."
+        )
+        yield f"{table.resolution}."
         yield from _seeds(table)
         yield from _to_separate(table)
     yield from _cautions(plan, table, failures)
     for budget, other in found.items():
         if other is not None:
             first = other.lines[0]
-            yield f"After {budget:,} steps {first.contestant} scored best: {_shown(first, other)}; {_level(other)}."
+            yield f"After {budget:,} steps {first.contestant} scored best: {_shown(first, other)}{_proven(other)}."
 
 
 def measured(plan: Plan, tables: Sequence[Table], costs: Sequence[Cost]) -> Iterator[str]:
@@ -65,14 +70,19 @@ def _least(values: Mapping[str, float]) -> str:
 
 
 def resolution(n: int, resolvable: float | None, metric: str) -> str:
-    """The smallest difference that `n` examples resolve, in words.
+    """The difference that `n` examples resolve, in words, with what is meant: smaller ones can be found, by luck.
 
-    >>> resolution(1319, 0.038, "accuracy"), resolution(200, None, "loss")
-    ('1,319 examples cannot separate methods closer than 3.8 points', '200 examples: what they can separate is not known')
+    >>> print(resolution(1319, 0.038, "accuracy"))  # doctest: +ELLIPSIS
+    1,319 examples cannot reliably separate methods closer than 3.8 points: a true difference of that size is found in ...
     """
+    examples = words.plural(n, "example")
     if resolvable is None:
-        return f"{words.plural(n, 'example')}: what they can separate is not known"
-    return f"{words.plural(n, 'example')} cannot separate methods closer than {_amount(resolvable, metric)}"
+        return f"{examples}: what they can separate is not known"
+    return (
+        f"{examples} cannot reliably separate methods closer than {_amount(resolvable, metric)}: a true difference of that "
+        "size is found in four of five such comparisons (over the examples alone, and one pair by itself, before Holm’s "
+        "correction)"
+    )
 
 
 def main_table(tables: Sequence[Table], budget: int | None) -> Table | None:
@@ -82,42 +92,41 @@ def main_table(tables: Sequence[Table], budget: int | None) -> Table | None:
 
 
 def _recommended(table: Table, costs: Sequence[Cost]) -> Iterator[str]:
-    """The best; or of what cannot be told apart from it, and scored no more below it than the test set resolves, the smallest.
+    """The best, and how sure that is; then what trains half as many parameters at most and is not told apart from it.
 
-    That has to train half as many parameters at most: for less, nobody should take what scored lower.
+    That one is not recommended: the fewer the examples, the more would be indistinguishable, however far behind.
     """
     best, *others = _scored(table)
-    level = [line for line in others if line.level_with_best]
-    if not level:
-        yield f"Use {best.contestant}: it scored best, {_shown(best, table)}, and {_level(table)}."
-        return
+    yield f"Use {best.contestant}: it scored best, {_shown(best, table)}{_proven(table)}."
+    level = [line.contestant for line in others if line.level_with_best]
+    if len(level) > NAMED:
+        yield f"Not distinguishable from {best.contestant}: {words.listed(level)}."
     trained = {cost.contestant: cost.trainable for cost in costs if cost.budget == table.budget}
-    within = table.resolvable or 0.0  # not with seeds: a method that scatters would excuse itself
     most = trained.get(best.contestant, 0) / 2
-    close = [line for line in level if _behind(line, table) <= within and trained.get(line.contestant, 0) <= most]
-    choice = min(close, key=lambda line: trained.get(line.contestant, 0), default=best)
-    size = words.count(trained.get(choice.contestant, 0))
-    if choice is best:
+    small = next(
+        (line for line in others if line.level_with_best and 0 < trained.get(line.contestant, 0) <= most), None
+    )
+    if small is not None:
+        behind = _behind(small, table)
+        scored = f"scored {_amount(behind, table.metric)} worse" if behind else "scored the same"
         yield (
-            f"Use {best.contestant}: it scored best, and none that came close trains half of its {size} parameters or fewer. "
-            "That it is better than those that are not distinguishable from it is not shown."
+            f"{small.contestant} trains {words.count(trained[small.contestant])} parameters instead of "
+            f"{words.count(trained[best.contestant])} and {scored}: it is not shown to be worse, nor to be as good."
         )
-    else:
-        yield (
-            f"Use {choice.contestant}: it cannot be told apart from the best, {best.contestant}, and of those that came "
-            f"close it trains the fewest parameters ({size}). It scored {_amount(_behind(choice, table), table.metric)} worse."
-        )
-    yield f"{best.contestant} scored best: {_shown(best, table)}; {_level(table)}."
 
 
-def _level(table: Table) -> str:
+def _proven(table: Table) -> str:
+    """What is known of the best beside the others, as the end of a sentence."""
     others = _scored(table)[1:]
     level = [line.contestant for line in others if line.level_with_best]
+    if not others:
+        return ""
     if not level:
-        return "every other contestant is distinguishable from it"
+        return ", and every other contestant is distinguishable from it"
     if len(level) == len(others) > 1:
-        return "none of the others can be told apart from it"
-    return f"not distinguishable from it: {words.listed(level)}"
+        return ", but is not shown to be better than any other"
+    named = words.listed(level) if len(level) <= NAMED else f"{len(level)} of the {len(others)} others"
+    return f", but is not shown to be better than {named}"
 
 
 def _against_reference(table: Table, reference: str) -> Iterator[str]:
@@ -149,12 +158,14 @@ def _seeds(table: Table) -> Iterator[str]:
         yield "With one seed each these are differences between runs: what another seed would have given is not known."
         return
     low, high = words.spread(min(spreads), table.metric), _amount(max(spreads), table.metric)
-    closer = _amount(table.resolvable_with_seeds or 0.0, table.metric)
-    seeds = max(len(line.seeds) for line in table.lines)
-    yield (
-        f"Between seeds scores vary by {low} to {high} (standard deviations); {words.plural(seeds, 'seed')} each on these "
-        f"examples cannot separate methods closer than {closer}."
+    seeds = words.plural(max(len(line.seeds) for line in table.lines), "seed")
+    needed = (
+        f": with that, {seeds} each on these examples need a difference of at least "
+        f"{_amount(table.resolvable_with_seeds, table.metric)} to find it as often"
+        if table.resolvable_with_seeds is not None
+        else ""
     )
+    yield f"Between seeds scores vary by {low} to {high} (standard deviations){needed}."
 
 
 def _to_separate(table: Table) -> Iterator[str]:
@@ -165,21 +176,18 @@ def _to_separate(table: Table) -> Iterator[str]:
         return
     apart = _behind(second, table)
     pair = f"{best.contestant} and {second.contestant}"
-    if apart == 0 or table.resolvable is None:
+    if apart == 0:
         yield f"{pair} scored the same: nothing says how many examples would separate them."
         return
     needs = []
-    if apart < table.resolvable:
-        examples = examples_needed(table.n, table.resolvable, apart)
-        needs.append(
-            f"about {_rounded(examples)} test examples" if examples < MILLION else "over a million test examples"
-        )
+    if table.resolvable is not None and apart < table.resolvable:
+        needs.append(f"{_at_least(examples_needed(table.n, table.resolvable, apart))} test examples")
     sd = max(best.seed_sd or 0.0, second.seed_sd or 0.0)
     if sd and (seeds := seeds_needed(sd, apart)) > min(len(best.seeds), len(second.seeds)):
-        needs.append(f"about {_rounded(seeds)} seeds" if seeds < MILLION else "over a million seeds")
+        needs.append(f"{_at_least(seeds)} seeds")
     if needs:
         yield (
-            f"To separate {pair}, if they are really {_amount(apart, table.metric)} apart as measured, takes "
+            f"To separate {pair}, if they are really {_amount(apart, table.metric)} apart as measured, takes at least "
             f"{' and '.join(needs)}."
         )
 
@@ -208,15 +216,18 @@ def _behind(line: Line, table: Table) -> float:
 
 def _shown(line: Line, table: Table) -> str:
     within = words.interval(line.low, line.high, lambda value: words.score(value, table.metric))
-    return f"{words.score(line.value, table.metric)} {words.metric_name(table.metric)} (95 % interval {within})"
+    what = f"{words.metric_name(table.metric)} {words.on(table.test)}"
+    return f"{words.score(line.value, table.metric)} {what} (95 % interval {within})"
 
 
 def _amount(value: float, metric: str) -> str:
     """A distance between scores with its unit."""
     shown = words.spread(value, metric)
+    if float(shown) == 0 < value:  # as many digits as it takes
+        shown = f"{value * (100 if metric in SHARES else 1):.1g}"
     return f"{shown} points" if metric in SHARES else f"{shown} in {words.metric_name(metric)}"
 
 
-def _rounded(number: int) -> str:
+def _at_least(number: int) -> str:
     """Two significant digits: it is a guess from a measured difference."""
-    return f"{int(float(f'{number:.1e}')):,}"
+    return f"{int(float(f'{number:.1e}')):,}" if number < MILLION else "a million"

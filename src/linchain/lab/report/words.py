@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from linchain.evaluation.scores import SHARES
+from linchain.evaluation.scores import CORRELATIONS, MEAN, SHARES
+from linchain.lab.findings import ONLY_TEST
 
-CORRELATIONS = ("matthews", "pearson", "spearman")
 METRICS = {
     "exact_match": "exact match",
+    "mean": "mean score",
     "matthews": "Matthews’ correlation",
     "pearson": "Pearson’s correlation",
     "spearman": "Spearman’s correlation",
@@ -23,6 +24,17 @@ def metric_name(metric: str) -> str:
     ('exact match', 'loss')
     """
     return METRICS.get(metric, metric)
+
+
+def on(test: str) -> str:
+    """What a score is of, from a table's test.
+
+    >>> on("gsm8k"), on("mean"), on("test")
+    ('on gsm8k', 'as the mean over the tasks, each weighted equally', 'on the test split')
+    """
+    if test == MEAN:
+        return "as the mean over the tasks, each weighted equally"
+    return "on the test split" if test == ONLY_TEST else f"on {test}"
 
 
 def score(value: float | None, metric: str) -> str:
