@@ -40,6 +40,10 @@ class FakeTrial:
         return "missing" if self.rows is None and self.stage != "cost" else "done"
 
     @property
+    def failure(self) -> dict[str, Any] | None:
+        return {"error": self.error, "diverged": True} if self.error else None
+
+    @property
     def result(self) -> dict[str, Any]:
         found = [vars(one) for one in score(self.metric, self.rows)] if self.rows else []
         memory = {"peak_memory_bytes": 2**20 * (self.parameters + 500), "memory_before_bytes": 2**20 * 500}

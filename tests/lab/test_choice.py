@@ -15,7 +15,7 @@ class Searched:
     budget: int | None = None
     stage: str = "search"
     state: str = "done"
-    error: str | None = None
+    failure: dict[str, Any] | None = None
     metric: str = "accuracy"
     extra: list[dict[str, Any]] = field(default_factory=list)
 
@@ -52,16 +52,18 @@ def test_a_single_rate_has_no_edge():
     assert choose(Searched(1e-4, 0.5)).edge is None
 
 
-def test_a_failed_rate_has_lost_and_bounds_the_grid():
-    choice = choose(Searched(1e-4, 0.5), Searched(3e-4, 0.6), Searched(1e-3, state="failed", error="out of memory"))
-    assert (choice.learning_rate, choice.edge) == (3e-4, None)
-    assert choice.curve[-1] == CurvePoint(1e-3, None, "out of memory")
+@pytest.mark.parametrize(("diverged", "edge"), [(True, None), (False, "high")], ids=["diverged", "accident"])
+def test_a_failed_rate_has_lost_and_bounds_the_grid_where_it_diverged(diverged, edge):
+    failure = {"error": "it ended", "diverged": diverged}
+    choice = choose(Searched(1e-4, 0.5), Searched(3e-4, 0.6), Searched(1e-3, state="failed", failure=failure))
+    assert (choice.learning_rate, choice.edge) == (3e-4, edge)
+    assert choice.curve[-1] == CurvePoint(1e-3, None, "it ended")
 
 
-def test_a_rate_that_was_not_run_does_not_bound_the_grid():
+def test_nothing_is_chosen_while_a_rate_has_to_be_run():
     choice = choose(Searched(1e-4, 0.5), Searched(3e-4, 0.6), Searched(1e-3, state="missing"))
-    assert (choice.learning_rate, choice.edge) == (3e-4, "high")
-    assert choice.curve[-1] == CurvePoint(1e-3, None, NOT_RUN)
+    assert (choice.learning_rate, choice.edge) == (None, None)
+    assert choice.curve == (CurvePoint(1e-4, 0.5, None), CurvePoint(3e-4, 0.6, None), CurvePoint(1e-3, None, NOT_RUN))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
@@ -72,7 +74,9 @@ def test_a_score_that_is_not_finite_has_lost(value):
 
 
 def test_where_nothing_has_a_score_nothing_is_chosen():
-    choice = choose(Searched(1e-4, math.nan), Searched(3e-4, state="failed", error="diverged"))
+    choice = choose(
+        Searched(1e-4, math.nan), Searched(3e-4, state="failed", failure={"error": "diverged", "diverged": True})
+    )
     assert (choice.learning_rate, choice.edge) == (None, None)
 
 

@@ -29,7 +29,7 @@ class SearchTrial(Protocol):
     @property
     def state(self) -> str: ...
     @property
-    def error(self) -> str | None: ...
+    def failure(self) -> dict[str, Any] | None: ...
     @property
     def result(self) -> dict[str, Any]: ...
 
@@ -47,9 +47,9 @@ class CurvePoint:
 class Choice:
     """The learning rate chosen for one contestant and budget, with the curve that it was chosen from.
 
-    `learning_rate` is None where no rate has a score. `edge` says at which end of the searched grid the chosen rate lies:
-    the best one may then lie beyond it. A rate that failed counts as searched, one that was not run does not, and a
-    grid of a single rate has no ends.
+    `learning_rate` is None while a rate has still to be run, and where none has a score. `edge` says at which end of the
+    searched grid the chosen rate lies: the best one may then lie beyond it. A rate at which training diverged counts as
+    searched, one that failed by accident does not, and a grid of a single rate has no ends.
     """
 
     learning_rate: float | None
@@ -86,16 +86,17 @@ def _choose(grid: list[SearchTrial]) -> Choice:
     metric = next((score["name"] for score in scores.values()), None)
     curve = tuple(_point(trial, scores.get(trial.learning_rate)) for trial in grid)
     found = [(point.value, point.learning_rate) for point in curve if point.value is not None]
-    if metric is None or not found:
+    if metric is None or not found or any(trial.state == "missing" for trial in grid):
         return Choice(None, None, metric, curve)
     sign = -1 if higher_is_better(metric) else 1
     _, rate = min(found, key=lambda point: (sign * point[0], point[1]))
-    return Choice(rate, _edge(rate, [trial.learning_rate for trial in grid if trial.state != "missing"]), metric, curve)
+    searched = [trial.learning_rate for trial in grid if trial.failure is None or trial.failure["diverged"]]
+    return Choice(rate, _edge(rate, searched), metric, curve)
 
 
 def _point(trial: SearchTrial, score: dict[str, Any] | None) -> CurvePoint:
     if score is None:
-        return CurvePoint(trial.learning_rate, None, trial.error or NOT_RUN)
+        return CurvePoint(trial.learning_rate, None, trial.failure["error"] if trial.failure else NOT_RUN)
     value = score["value"]
     if value is None or not math.isfinite(value):
         return CurvePoint(trial.learning_rate, None, NOT_A_NUMBER)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from linchain.errors import LinchainError
-from linchain.lab.choice import Choice, chosen_rates
+from linchain.lab.choice import chosen_rates
 from linchain.lab.environment import gather
 from linchain.lab.plan import Contestant, Plan, build_plan, run_values
 from linchain.training.load_config import parse_yaml
@@ -179,13 +179,8 @@ class Comparison:
         if not self.plan.searches:
             pairs = ((one, budget) for budget in self.plan.budgets for one in self.plan.contestants)
             return {(one.label, budget): one.learning_rates[0] for one, budget in pairs}
-        open_ones = {(trial.contestant, trial.budget) for trial in search if trial.state == "missing"}
-        found: dict[tuple[str, int | None], Choice] = chosen_rates(search)
-        return {
-            key: choice.learning_rate
-            for key, choice in found.items()
-            if key not in open_ones and choice.learning_rate is not None
-        }
+        found = {key: choice.learning_rate for key, choice in chosen_rates(search).items()}
+        return {key: rate for key, rate in found.items() if rate is not None}
 
     def final_trials(self, choices: Mapping[tuple[str, int | None], float]) -> tuple[Trial, ...]:
         """Each contestant at its chosen rate with each seed. Seed by seed, so that an unfinished comparison is level."""
