@@ -2,8 +2,7 @@ import pytest
 
 from linchain.errors import LinchainError
 from linchain.lab.plan import build_plan, run_values
-from linchain.tasks import protocols, published
-from linchain.tasks.departures import departures
+from linchain.tasks import protocols
 from linchain.training.load_config import build_config, dump_config, load_config, parse_yaml
 
 RUN = {"model": "starter", "output": "run", "data": {"train": "task:commonsense170k", "test": "task:arc_easy"}}
@@ -75,77 +74,3 @@ def test_a_plan_hands_its_protocol_to_its_runs():
     )
     config = build_config(run_values(plan, plan.contestants[0], 1e-3, None, None, plan.output))
     assert (config.protocol, config.training.warmup_steps, config.evaluation.num_beams) == ("fair", 3, 1)
-
-
-def as_in_the_paper(protocol, model, **values):
-    method = {"name": "linchain", "lora_dropout": 0.05}
-    return resolved(protocol=protocol, model=model, method=method, **values).model_dump(mode="json")
-
-
-def test_the_papers_own_run_departs_in_nothing():
-    config = as_in_the_paper("paper-linchain", "meta-llama/Meta-Llama-3-8B-Instruct")
-    assert departures(config, "paper-linchain", tested={"arc_easy": 2376}) == []
-
-
-def test_departures_in_words():
-    config = resolved(
-        protocol="fair", training={"max_steps": 400, "batch_size": 16}, evaluation={"max_new_tokens": 8}
-    ).model_dump(mode="json")
-    assert departures(config, "paper-linchain", tested={"arc_easy": 200, "starter_add": 5}) == [
-        "LLaMA-3-8B-Instruct in the paper, starter here",
-        "dropout 0.05 in the paper, dropout 0 here",
-        "3 epochs in the paper, 400 steps here",
-        "the loss on prompt and answer in the paper, the loss on the answer alone here",
-        "examples cut to 256 tokens in the paper, examples cut at the model's context here",
-        "a warm-up of 100 steps in the paper, a warm-up of 5 % of the steps here",
-        "float16 steps in the paper, float32 steps here",
-        "the checkpoint of the lowest validation loss in the paper, the last checkpoint here",
-        "4 beams in the paper, greedy decoding here",
-        "answers read by its code's rules in the paper, answers read by our rules here",
-        "answers of up to 32 tokens in the paper, up to 8 here",
-        "2,376 test problems of ARC-e in the paper, 200 here",
-    ]
-
-
-def test_a_search_departs_from_one_rate_for_all_whatever_that_was():
-    config = as_in_the_paper(
-        "paper-bone", "meta-llama/Llama-2-7b-hf", data={"train": "task:metamathqa", "test": "task:math"}
-    )
-    del config["method"]  # a comparison's runs share no method
-    assert departures(config, "paper-bone", searched=True, tested={"math": 500}) == [
-        "learning rate 2e-05 for all methods in the paper, each method's own, searched for, here",
-        "5,000 test problems of MATH in the paper, 500 here",
-    ]
-
-
-def test_departures_of_a_classifier_say_what_the_paper_leaves_open():
-    config = resolved(data={"train": "task:cola", "test": "task:cola"}).model_dump(mode="json")
-    found = departures(config, "paper-linchain")
-    assert found[0] == "RoBERTa-base in the paper, starter here"
-    assert any("states no learning rate" in one for one in found)
-
-
-def test_nothing_departs_from_a_protocol_that_is_no_papers():
-    with pytest.raises(LinchainError, match="protocol fair is no paper's"):
-        departures(resolved().model_dump(mode="json"), "fair")
-
-
-def test_published_means_are_the_means_of_the_published_scores():
-    for table in published.TABLES:
-        means = table.values.get("mean", {})
-        for method, mean in means.items():
-            scores = [row[method] for task, row in table.values.items() if task != "mean"]
-            assert sum(scores) / len(scores) == pytest.approx(mean, abs=0.06), (table.source, method)
-
-
-def test_published_tables_name_tasks_methods_and_protocols_that_there_are():
-    from linchain import methods, tasks
-
-    for table in published.TABLES:
-        assert set(table.values) - {"mean"} <= set(tasks.names())
-        assert protocols.get(table.protocol).paper is not None
-        for row in table.values.values():
-            for method in row:
-                name, options = table.methods[method]
-                methods.get(name).peft_config(options)
-    assert [table.source for table in published.published("gsm8k")] == ["LinChain, Table 2", "Bone v3, LLaMA2-7B"]

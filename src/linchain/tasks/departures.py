@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from linchain import methods, tasks
+from linchain import tasks
 from linchain.errors import LinchainError
 from linchain.tasks import protocols
-from linchain.tasks.protocols import Experiment, Protocol
-from linchain.tasks.published import TABLES
+from linchain.tasks.protocols import PAPER_LINCHAIN, Experiment
+from linchain.tasks.published import GLUE_TEST_SIZES, TABLES
 from linchain.tasks.records import TASK
 
 Config = Mapping[str, Any]
@@ -47,47 +48,64 @@ _WORDS: dict[str, Callable[[Any], str]] = {
 
 
 def departures(
-    config: Config, protocol: str, searched: bool = False, tested: Mapping[str, int] | None = None
+    config: Config,
+    protocol: str,
+    searched: bool = False,
+    tested: Mapping[str, int] | None = None,
+    budget: int | None = None,
+    contestants: Sequence[Config] = (),
 ) -> list[str]:
     """What the run of the resolved configuration `config` does otherwise than the paper of `protocol`, a phrase for each.
+
+    Rank, scale and dropout are not among them: they are each method's own, as `linchain.tasks.published` has them.
 
     Args:
         config: a RunConfig as a mapping, or the sections of one that the runs of a comparison share.
         protocol: the name of a paper's protocol.
         searched: whether the learning rate was searched for each method, whatever `config` says of it.
-        tested: how many test records there were, by task.
+        tested: how many test records there were, by task. Default: no numbers, and the tasks of `config`.
+        budget: how many optimizer steps there were, where `config` does not say it.
+        contestants: the options of the methods that were compared, where `config` has no method.
 
     Raises:
-        LinchainError: for an unknown protocol, or one that is no paper's.
+        LinchainError: for an unknown protocol, one that is no paper's, and one that has no classifier where `config` has.
     """
     chosen = protocols.get(protocol)
     if chosen.paper is None:
         raise LinchainError(f"protocol {protocol} is no paper's, so nothing departs from it")
     if config.get("task") == "sequence_classification":
-        return _from_glue(config)
+        if chosen is not PAPER_LINCHAIN:
+            raise LinchainError(f"protocol {protocol}: its paper has no classifier to depart from")
+        return _from_glue(config, tested or {})
+    known = {name for table in TABLES if table.protocol == protocol for name in table.values}
+    tests = [task for task in (_named(tested) if tested else _tasks(config["data"]["test"])) if task.name in known]
     pairs = [
-        *_model_and_data(config, chosen.paper),
-        *_optimization(config, chosen.choices, searched),
+        *_model_and_data(config, chosen.paper, tests),
+        *_targets(contestants or [config.get("method") or {}], chosen.paper),
+        *_optimization(config, chosen.choices, searched, budget),
         *(
             (words(chosen.choices[key]), words(_value(config, key)))
             for key, words in _WORDS.items()
             if key in chosen.choices
         ),
-        *_answer_lengths(config),
-        *_test_sizes(chosen, tested or {}),
+        *_answer_lengths(config, chosen.paper, tests),
     ]
-    return [f"{theirs} in the paper, {ours} here" for theirs, ours in pairs if theirs != ours]
-
-
-def _from_glue(config: Config) -> list[str]:
-    model = config["model"]["name"]
-    found = [] if model.endswith("roberta-base") else [f"RoBERTa-base in the paper, {model} here"]
     return [
-        *found,
-        "the paper states no learning rate, schedule or length of training for GLUE",
-        "the paper's code runs another model than the paper names (DeBERTa-v3-base with rank 8)",
-        "the paper does not say which split of each task it tests on",
+        *(f"{theirs} in the paper, {ours} here" for theirs, ours in pairs if theirs != ours),
+        *_test_sizes(chosen.paper, tests, tested or {}),
+        *chosen.paper.always,
     ]
+
+
+def _from_glue(config: Config, tested: Mapping[str, int]) -> list[str]:
+    model = config["model"]["name"]
+    found = [] if Path(model).name == "roberta-base" else [f"RoBERTa-base in the paper, {model} here"]
+    found.append("the paper states no learning rate, schedule, length of training or target modules for GLUE")
+    for task in _named(tested):
+        printed, ours = GLUE_TEST_SIZES.get(task.name), tested[task.name]
+        if printed not in (None, ours, round(ours, -2)):  # most are rounded
+            found.append(f"{printed:,} test examples of {task.title} by the paper's text, {ours:,} here")
+    return found
 
 
 def _value(config: Config, key: str) -> Any:
@@ -95,18 +113,26 @@ def _value(config: Config, key: str) -> Any:
     return config[section][name]
 
 
-def _model_and_data(config: Config, paper: Experiment) -> list[tuple[str, str]]:
-    name = config["model"]["name"]
-    expected = {paper.train[task.family] for task in _tasks(config["data"]["test"]) if task.family in paper.train}
-    pairs = [(paper.model, paper.model if name in paper.hub else name)]
-    if expected:
-        theirs = " and ".join(sorted(tasks.get(task).title for task in expected))
-        pairs.append((f"training on {theirs}", f"training on {_sources(config['data']['train'])}"))
-    return pairs + _dropout(config.get("method"), paper)
+def _named(names: Iterable[str]) -> list[tasks.Task]:
+    """The tasks among `names`, which may hold others, such as that of a mean."""
+    return [tasks.get(name) for name in names if name in tasks.names()]
 
 
 def _tasks(sources: Sequence[str] | None) -> list[tasks.Task]:
     return [tasks.get(source.removeprefix(TASK)) for source in sources or () if source.startswith(TASK)]
+
+
+def _model_and_data(config: Config, paper: Experiment, tests: Sequence[tasks.Task]) -> list[tuple[str, str]]:
+    name, sources, limit = config["model"]["name"], config["data"]["train"] or (), config["data"]["limit"]
+    pairs = [(paper.model, paper.model if name in paper.hub else name)]
+    if expected := {paper.train[task.family] for task in tests if task.family in paper.train}:
+        theirs = " and ".join(task.title for task in _named(sorted(expected)))
+        pairs.append((f"training on {theirs}", f"training on {_sources(sources)}"))
+    read = _tasks(sources)
+    whole = sum(task.splits["train"].records for task in read) if len(read) == len(sources) else math.inf
+    if limit is not None and limit < whole:
+        pairs.append(("all training records", f"the first {limit:,}"))
+    return pairs
 
 
 def _sources(sources: Sequence[str]) -> str:
@@ -116,17 +142,18 @@ def _sources(sources: Sequence[str]) -> str:
     )
 
 
-def _dropout(method: Config | None, paper: Experiment) -> list[tuple[str, str]]:
-    """The adapters' dropout, for methods that have one; nothing where `config` names no method."""
-    if not method or "lora_dropout" not in methods.get(method["name"]).options:
-        return []
-    return [(f"dropout {paper.lora_dropout:g}", f"dropout {method.get('lora_dropout', 0.0):g}")]
+def _targets(methods: Sequence[Config], paper: Experiment) -> list[tuple[str, str]]:
+    """The adapted modules; nothing where no method says them."""
+    given = (options.get("target_modules") for options in methods)
+    ours = sorted({one if isinstance(one, str) else ", ".join(sorted(one)) for one in given if one})
+    theirs = ", ".join(sorted(paper.target_modules))
+    return [(f"adapters on {theirs}", f"adapters on {' or '.join(ours)}")] if ours else []
 
 
-def _optimization(config: Config, choices: Config, searched: bool) -> list[tuple[str, str]]:
+def _optimization(config: Config, choices: Config, searched: bool, budget: int | None) -> list[tuple[str, str]]:
     training = config["training"]
     batch = choices["training.batch_size"] * choices["training.gradient_accumulation_steps"]
-    steps, rate = training["max_steps"], f"learning rate {training['learning_rate']:g} for all methods"
+    steps, rate = budget or training["max_steps"], f"learning rate {training['learning_rate']:g} for all methods"
     return [
         (
             f"learning rate {choices['training.learning_rate']:g} for all methods",
@@ -141,22 +168,20 @@ def _epochs(number: float) -> str:
     return f"{number:g} epoch{'' if number == 1 else 's'}"
 
 
-def _answer_lengths(config: Config) -> list[tuple[str, str]]:
-    """A task's own length is the paper's."""
+def _answer_lengths(config: Config, paper: Experiment, tests: Sequence[tasks.Task]) -> list[tuple[str, str]]:
     asked = config["evaluation"]["max_new_tokens"]
-    own = {task.max_new_tokens for task in _tasks(config["data"]["test"]) if task.metric == "exact_match"}
+    lengths = {
+        (paper.max_new_tokens[task.family], asked or task.max_new_tokens)
+        for task in tests
+        if task.family in paper.max_new_tokens
+    }
     return [
-        (f"answers of up to {length} tokens", f"up to {asked}") for length in sorted(own) if asked not in (None, length)
+        (f"answers of up to {theirs} tokens", f"answers of up to {ours} tokens") for theirs, ours in sorted(lengths)
     ]
 
 
-def _test_sizes(protocol: Protocol, tested: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Of the tasks that the paper has a figure for."""
-    assert protocol.paper is not None
-    known = {name for table in TABLES if table.protocol == protocol.name for name in table.values}
-    pairs = []
-    for task in (tasks.get(name) for name in tested if name in known):
-        size = protocol.paper.test_sizes.get(task.name, task.splits["test"].records)
-        if size != tested[task.name]:
-            pairs.append((f"{size:,} test problems of {task.title}", f"{tested[task.name]:,}"))
-    return pairs
+def _test_sizes(paper: Experiment, tests: Sequence[tasks.Task], tested: Mapping[str, int]) -> Iterable[str]:
+    for task in tests:
+        size = paper.test_sizes.get(task.name, task.splits["test"].records)
+        if tested.get(task.name, size) != size:
+            yield f"{size:,} problems in the test set of {task.title}, {tested[task.name]:,} of them here"
