@@ -260,7 +260,7 @@ def test_published_figures_stand_beside_ours(on_tasks):
 def test_what_makes_figures_less_comparable_is_said(on_tasks):
     text = (on_tasks / "out" / "report.html").read_text(encoding="utf-8")
     assert "<li>LLaMA-3-8B-Instruct in the paper, starter here.</li>" in text
-    assert "1,319 test problems of GSM8K in the paper, 20 here" in text
+    assert "1,319 problems in the test set of GSM8K, 20 of them here" in text
     warning = re.search(r"<p>AddSub: [^<]*</p>", text)
     assert warning, "the contamination of our own training data"
 
