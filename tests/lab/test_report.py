@@ -202,7 +202,7 @@ def test_equal_comparisons_give_equal_files(folder, tmp_path):
 
 def test_the_plan_that_is_shown_can_be_run_again(folder):
     original = Comparison.load(folder / "stsb")
-    shown = building.compose([study.Study("x", original, analyse(original))]).chapters[0].sections[-1].blocks[-1]
+    shown = building.compose([study.Study("x", original)]).chapters[0].sections[-1].blocks[-1]
     again = build_plan({**yaml.safe_load(shown.text), "output": "rerun"})
     assert (again.contestants, again.seeds, again.budgets, again.run) == (
         original.plan.contestants,
@@ -248,7 +248,10 @@ def test_published_figures_stand_beside_ours(on_tasks):
     assert float(found["gsm8k", "LoRA"]["published"]) == 72.6
     assert found["gsm8k", "LoRA"]["contestant"] == "lora"
     assert found["gsm8k", "MoSLoRA"]["contestant"] == ""
-    assert found["addsub", "LinChain-3-16"]["otherwise"] == "r 8, there 16; init_weights orthogonal"
+    assert (
+        found["addsub", "LinChain-3-16"]["otherwise"]
+        == "r 8, there 16; lora_dropout 0.0, there 0.05; init_weights orthogonal"
+    )
     ours = {
         (table.test, line.contestant): line.value
         for table in analyse(Comparison.load(on_tasks / "arithmetic")).tables
