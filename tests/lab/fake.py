@@ -52,6 +52,7 @@ class FakeTrial:
             "scores": {"validation" if self.stage == "search" else "after": found},
             "parameters": {"trainable": self.parameters, "total": 10**6},
             "seconds": 60.0,
+            "resumed_from_step": None,
             "cost": cost,
         } | dict(self.extra)
 

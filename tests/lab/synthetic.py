@@ -145,6 +145,7 @@ def _run(
         "steps": 120,
         "scores": scores,
         "seconds": 42.0,
+        "resumed_from_step": None,
         "cost": {
             "seconds_per_step": 0.04 * size * (1 + 0.05 * generator.random()),
             "peak_memory_bytes": int(4e8 * size * (1 + 0.01 * generator.random())),

@@ -112,16 +112,20 @@ def _table(test: str, metric: str, budget: int | None, lines: Sequence[Line], sa
 
 
 def _costs(plan: Plan, trials: Sequence[Trial]) -> Iterator[Cost]:
-    """For every budget and contestant with a finished run. Cost runs are of no budget: a step costs the same at any."""
+    """For every budget and contestant with a finished run. Cost runs are of no budget: a step costs the same at any.
+
+    All are of the same kind: what runs alone on the machine is not compared with what may have had neighbours.
+    """
+    done = [one for one in trials if one.state == "done"]
+    source: Literal["cost", "final"] = "cost" if any(one.stage == "cost" for one in done) else "final"
     for budget in plan.budgets:
         for contestant in plan.contestants:
-            done = [one for one in trials if one.contestant == contestant.label and one.state == "done"]
-            finals = [one.result for one in done if (one.stage, one.budget) == ("final", budget)]
-            alone = [one.result for one in done if one.stage == "cost"]
+            own = [one for one in done if one.contestant == contestant.label]
+            finals = [one.result for one in own if (one.stage, one.budget) == ("final", budget)]
+            alone = [one.result for one in own if one.stage == "cost"]
             if not finals and not alone:
                 continue
-            source: Literal["cost", "final"] = "cost" if alone else "final"
-            costs = [result["cost"] for result in alone or finals if result["cost"]]
+            costs = [result["cost"] for result in (alone if source == "cost" else finals) if result["cost"]]
             yield Cost(
                 contestant=contestant.label,
                 budget=budget,
@@ -129,15 +133,25 @@ def _costs(plan: Plan, trials: Sequence[Trial]) -> Iterator[Cost]:
                 total=(finals or alone)[0]["parameters"]["total"],
                 seconds_per_step=_range([cost["seconds_per_step"] for cost in costs]),
                 memory_bytes=_range([_step_memory(cost) for cost in costs]),
-                train_seconds=statistics.median(result["seconds"] for result in finals) if finals else None,
+                train_seconds=_whole_run(finals),
                 source=source,
             )
 
 
+def _whole_run(finals: Sequence[Mapping[str, Any]]) -> float | None:
+    """The median time of runs that were made in one go: of a continued one only its last part is known."""
+    seconds = [result["seconds"] for result in finals if result["resumed_from_step"] is None]
+    return statistics.median(seconds) if seconds else None
+
+
 def _step_memory(cost: Mapping[str, Any]) -> float | None:
-    """Without what the loaded model, Python and the libraries take, which on a CPU is most of a small run's memory."""
+    """Without what the loaded model, Python and the libraries take, which on a CPU is most of a small run's memory.
+
+    None where no step reached more than was taken before: that is a peak of an earlier time, which the system does not let
+    a process set back.
+    """
     peak, before = cost["peak_memory_bytes"], cost["memory_before_bytes"]
-    return None if peak is None or before is None else peak - before
+    return None if peak is None or before is None or peak <= before else peak - before
 
 
 def _range(values: Sequence[float | None]) -> Range | None:
