@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +45,9 @@ LOWER_IS_BETTER = ("loss", "perplexity")
 # The metric of rows of several tasks that are each scored by their own.
 BY_TASK = "auto"
 MEAN = "mean"
+# The keys of a prediction row that some metric is taken from.
+MEASURED = ("correct", "label", "prediction", "loss", "tokens")
+Columns = Mapping[str, np.ndarray]
 
 
 def score(metric: str, rows: Sequence[dict[str, Any]]) -> list[Score]:
@@ -77,7 +80,7 @@ def _scores_of_task(metric: str, rows: Sequence[dict[str, Any]]) -> list[Score]:
 
 def _macro_mean(parts: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Score:
     """The mean over tasks; its interval is over examples of each, drawn independently."""
-    statistics = [(statistic(metric, [rows]), len(rows)) for metric, rows in parts]
+    statistics = [(statistic(metric, [columns(rows)]), len(rows)) for metric, rows in parts]
     value = np.mean([resampling.value(one, n)[0] for one, n in statistics])
     drawn = [resampling.bootstrap(one, n, seed)[:, 0] for seed, (one, n) in enumerate(statistics)]
     low, high = resampling.interval(np.mean(drawn, axis=0))
@@ -86,22 +89,24 @@ def _macro_mean(parts: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Score:
     return Score(name, float(value), low, high, sum(n for _, n in statistics), "bootstrap over examples", MEAN)
 
 
-def statistic(metric: str, runs: Sequence[Sequence[dict[str, Any]]]) -> resampling.Statistic:
-    """`metric` of runs over the same examples, each run a list of prediction rows, as a function of the examples' counts."""
+def columns(rows: Sequence[dict[str, Any]]) -> Columns:
+    """What metrics are taken from prediction rows by: of each such key that the rows have, a column (n,). No texts."""
+    return {key: np.array([row[key] for row in rows]) for key in MEASURED if key in rows[0]}
+
+
+def statistic(metric: str, runs: Sequence[Columns]) -> resampling.Statistic:
+    """`metric` of runs over the same examples, each run its `columns`, as a function of the examples' counts."""
     if metric in CORRELATIONS:
-        labels = np.array([row["label"] for row in runs[0]])
-        return CORRELATIONS[metric](labels, np.array([[row["prediction"] for row in rows] for rows in runs]))
+        return CORRELATIONS[metric](runs[0]["label"], np.array([run["prediction"] for run in runs]))
     if metric in SHARES:
-        return resampling.mean(np.array([[row["correct"] for row in rows] for rows in runs], dtype=float))
-    losses, tokens = (
-        np.array([[row.get(key, 1) for row in rows] for rows in runs], dtype=float) for key in ("loss", "tokens")
-    )
-    loss = resampling.mean(losses, tokens)
+        return resampling.mean(np.array([run["correct"] for run in runs], dtype=float))
+    tokens = np.array([run["tokens"] for run in runs], dtype=float) if "tokens" in runs[0] else None
+    loss = resampling.mean(np.array([run["loss"] for run in runs], dtype=float), tokens)
     return loss if metric == "loss" else lambda counts: _exp(loss(counts))
 
 
 def _bootstrapped(name: str, rows: Sequence[dict[str, Any]]) -> Score:
-    of_counts, n = statistic(name, [rows]), len(rows)
+    of_counts, n = statistic(name, [columns(rows)]), len(rows)
     low, high = resampling.interval(resampling.bootstrap(of_counts, n)[:, 0])
     return Score(name, float(resampling.value(of_counts, n)[0]), low, high, n, "bootstrap over examples")
 
@@ -113,7 +118,7 @@ def _share(name: str, correct: Sequence[bool]) -> Score:
 
 def mean_loss(rows: Sequence[dict[str, Any]]) -> float:
     """The mean loss over all tokens (over examples for a classifier) of prediction rows."""
-    return float(resampling.value(statistic("loss", [rows]), len(rows))[0])
+    return float(resampling.value(statistic("loss", [columns(rows)]), len(rows))[0])
 
 
 def _exp(values: np.ndarray) -> np.ndarray:

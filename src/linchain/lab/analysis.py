@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from linchain.evaluation.scores import MEAN
 from linchain.lab.choice import Choice, CurvePoint, chosen_rates, higher_is_better
 from linchain.lab.findings import ONLY_TEST, Analysis, Cost, Difference, Failure, Line, Range, SeedScore, Table
-from linchain.lab.samples import FinalRun, Part, Sample, check_examples, differences, resolvable, take_samples
+from linchain.lab.samples import Part, Sample, differences, read_runs, resolvable, take_samples
 from linchain.lab.verdict import measured, resolution, verdict
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def analyse(comparison: Comparison) -> Analysis:
 
 
 def _tables(plan: Plan, trials: Sequence[Trial], budget: int | None, choices: Choices) -> Iterator[Table]:
-    runs = [FinalRun(one) for one in trials if (one.stage, one.budget, one.state) == ("final", budget, "done")]
-    if not runs:
+    finals = [one for one in trials if (one.stage, one.budget, one.state) == ("final", budget, "done")]
+    if not finals:
         return
-    check_examples(runs)
-    scored: list[Part] = [(score.get("task"), score["name"]) for score in runs[0].trial.scores("test")]
+    runs = read_runs(finals)
+    scored: list[Part] = [(score.get("task"), score["name"]) for score in finals[0].scores("test")]
     of_mean: dict[str | None, str] = {}
     for task, metric in scored:
         if task != MEAN:

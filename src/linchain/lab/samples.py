@@ -13,7 +13,7 @@ import numpy as np
 
 from linchain.errors import LinchainError
 from linchain.evaluation import resampling
-from linchain.evaluation.scores import SHARES, statistic, wilson
+from linchain.evaluation.scores import SHARES, Columns, columns, statistic, wilson
 from linchain.lab.findings import Difference, SeedScore
 from linchain.lab.statistics import (
     ALPHA,
@@ -30,22 +30,19 @@ if TYPE_CHECKING:
 
 MCNEMAR, BOOTSTRAP = "exact McNemar", "paired bootstrap over examples"
 Part = tuple[str | None, str]  # a task and its metric
-Rows = list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
 class FinalRun:
-    """A finished run and its prediction rows, by task."""
+    """A finished run with the columns of its prediction rows, by task: a plan has many runs, and texts are long."""
 
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
-        self.rows: dict[str | None, Rows] = {}
-        for row in trial.predictions("test"):
-            self.rows.setdefault(row.get("task"), []).append(row)
+    contestant: str
+    seed: int
+    columns: Mapping[str | None, Columns]
 
-    @property
-    def seed(self) -> int:
-        assert self.trial.seed is not None, "final runs have seeds"
-        return self.trial.seed
+    def n(self, task: str | None) -> int:
+        """The examples of a task."""
+        return len(next(iter(self.columns[task].values())))
 
 
 @dataclass(frozen=True)
@@ -80,45 +77,52 @@ class Sample:
         return low, high
 
 
-def check_examples(runs: Sequence[FinalRun]) -> None:
-    """Raises LinchainError unless every run was tested on the same examples, in the same order."""
-    first, *others = ({task: [row["id"] for row in rows] for task, rows in run.rows.items()} for run in runs)
-    for run, ids in zip(runs[1:], others, strict=True):
-        if ids != first:
+def read_runs(trials: Sequence[Trial]) -> list[FinalRun]:
+    """Finished final runs. Raises LinchainError unless all were tested on the same examples, in the same order."""
+    runs, expected = [], None
+    for trial in trials:
+        rows: dict[str | None, list[dict[str, Any]]] = {}
+        for row in trial.predictions("test"):
+            rows.setdefault(row.get("task"), []).append(row)
+        ids = {task: [row["id"] for row in own] for task, own in rows.items()}
+        if ids != (expected := expected or ids):
             raise LinchainError(
-                f"{run.trial.folder} was tested on other examples than {runs[0].trial.folder}: the test data changed between "
+                f"{trial.folder} was tested on other examples than {trials[0].folder}: the test data changed between "
                 "these runs; delete the older ones and run the comparison again"
             )
+        assert trial.seed is not None, "final runs have seeds"
+        runs.append(FinalRun(trial.contestant, trial.seed, {task: columns(own) for task, own in rows.items()}))
+    return runs
 
 
 def take_samples(metric: str, parts: Sequence[Part], runs: Sequence[FinalRun]) -> dict[str, Sample]:
     """By contestant, those with a finite score: of one task, or the mean over several, each resampled by itself."""
     values, replicates = [], []
     for number, (task, name) in enumerate(parts):
-        of_counts, n = statistic(name, [run.rows[task] for run in runs]), len(runs[0].rows[task])
+        of_counts, n = statistic(name, [run.columns[task] for run in runs]), runs[0].n(task)
         values.append(resampling.value(of_counts, n))
         replicates.append(resampling.bootstrap(of_counts, n, seed=number))
     value, replicate = np.mean(values, axis=0), np.mean(replicates, axis=0)
-    columns: dict[str, list[int]] = {}
-    for column, run in enumerate(runs):
-        if np.isfinite(value[column]):
-            columns.setdefault(run.trial.contestant, []).append(column)
+    found: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        if np.isfinite(value[place]):
+            found.setdefault(run.contestant, []).append(place)
     return {
         label: Sample(
             metric,
-            sum(len(runs[0].rows[task]) for task, _ in parts),
-            tuple(SeedScore(runs[column].seed, float(value[column])) for column in own),
+            sum(runs[0].n(task) for task, _ in parts),
+            tuple(SeedScore(runs[place].seed, float(value[place])) for place in own),
             replicate[:, own].mean(1),
-            _correct(metric, parts, [runs[column] for column in own]),
+            _correct(metric, parts, [runs[place] for place in own]),
         )
-        for label, own in columns.items()
+        for label, own in found.items()
     }
 
 
 def _correct(metric: str, parts: Sequence[Part], runs: Sequence[FinalRun]) -> np.ndarray | None:
     if metric not in SHARES or len(parts) > 1 or len(runs) > 1:
         return None
-    return np.array([row["correct"] for row in runs[0].rows[parts[0][0]]], dtype=bool)
+    return runs[0].columns[parts[0][0]]["correct"]
 
 
 def differences(samples: Mapping[str, Sample], pairs: Sequence[tuple[str, str]]) -> list[Difference]:
