@@ -9,7 +9,7 @@ TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/torch==\1/p' constraints.txt)
 
 demo: $(VENV)/.demo
 	$(BIN)/linchain compare recipes/compare-demo.yaml
-	$(BIN)/linchain export runs/compare-demo/runs/linchain/seed-1-at-*/adapter runs/compare-demo/lora --to lora --overwrite
+	$(BIN)/linchain export "$$(ls -td runs/compare-demo/runs/linchain/seed-1-at-*/adapter | head -n 1)" runs/compare-demo/lora --to lora --overwrite
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
