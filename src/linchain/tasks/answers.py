@@ -1,11 +1,12 @@
 """Reads an answer out of generated text and compares it with the gold answer.
 
-The gold answer decides the rule. The rules are those of the papers' code (LLM-Adapters), in the extraction "paper" word for
-word, in "standard" without what makes a right answer wrong there:
+The gold answer decides the rule. Those for numbers, choices and letters are in the extraction "paper" what the papers' code
+(LLM-Adapters) does, and in "standard" our own:
 
-- a number is the last number in the text, commas removed, equal within 1e-3;
+- a number is the last number in the text, commas removed, equal within 1e-3, in both;
 - a choice such as `answer3` or `true` is the first of its kind in the text ("paper": in lower case only);
-- a letter A-E is the first that stands alone ("paper": the first at all, so that "An" gives the answer A);
+- a letter A-E is the one behind the last "answer is", else the last in brackets, else the last that stands alone ("paper":
+  the first at all, so that "An" gives the answer A);
 - an expression, the answer of MATH, is what stands in the last box, or behind the last "answer is";
 - everything else is compared as text, without regard to case, surrounding punctuation and runs of white space.
 
@@ -27,7 +28,15 @@ Extraction = Literal["standard", "paper", "math_verify"]
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _CHOICES = ("answer[1-5]", "solution[12]", "ending[1-4]", "option[12]", "true|false")
 _LETTER = re.compile("[A-E]")
-_LETTER_ALONE = re.compile(r"\b[A-E]\b")
+# What says that a letter is the answer, the surest sign first. A and its like also stand for people, pipes and the article.
+_LETTER_SIGNS = tuple(
+    re.compile(sign)
+    for sign in (
+        r"(?i:\banswer(?:\s+is|\s*:)(?:[\s:*${(]|\\boxed|\\text|option|choice)*)([A-E])\b(?!['’]\w)",
+        r"\(([A-E])\)",
+        r"\b([A-E])\b(?!['’]\w)",
+    )
+)
 
 
 def extract(text: str, gold: str, kind: Kind | None = None, extraction: Extraction = "standard") -> str | None:
@@ -49,7 +58,9 @@ def extract(text: str, gold: str, kind: Kind | None = None, extraction: Extracti
     if number:
         numbers = _NUMBER.findall(text.replace(",", ""))
         return numbers[-1] if numbers else None
-    rule = _choice_rule(gold, extraction)
+    if _LETTER.fullmatch(gold) and extraction != "paper":
+        return _stated_letter(text)
+    rule = _first_of(gold, extraction)
     if rule is None:
         return _normalised(text)
     found = rule.search(text)
@@ -71,10 +82,14 @@ def matches(text: str, gold: str, kind: Kind | None = None, extraction: Extracti
     return _normalised(found) == _normalised(gold)
 
 
-def _choice_rule(gold: str, extraction: Extraction) -> re.Pattern[str] | None:
-    """What finds an answer of the kind of `gold`, a choice word or a letter; None where it is neither."""
+def _stated_letter(text: str) -> str | None:
+    return next((found[-1] for sign in _LETTER_SIGNS if (found := sign.findall(text))), None)
+
+
+def _first_of(gold: str, extraction: Extraction) -> re.Pattern[str] | None:
+    """What finds an answer of the kind of `gold`, a letter or a choice word; None where it is neither."""
     if _LETTER.fullmatch(gold):
-        return _LETTER if extraction == "paper" else _LETTER_ALONE
+        return _LETTER
     for words in _CHOICES:
         if re.fullmatch(words, gold, re.IGNORECASE):
             return re.compile(words, 0 if extraction == "paper" else re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Instruction, optional input, output: the Alpaca prompt, word for word as the papers' code has it."""
+"""Instruction, optional input, output: the Alpaca prompt in the words of the papers' code, without its indentation."""
 
 from __future__ import annotations
 

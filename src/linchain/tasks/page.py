@@ -31,12 +31,15 @@ ANSWERS = r"""## How answers are read
 `evaluation.scorer: generate` (the default) lets the model write and reads the answer out of the text, by the kind of the gold
 answer. `evaluation.extraction` chooses the rules:
 
-| answer | `standard` | `paper`: LLM-Adapters' code word for word | `math_verify` |
+| answer | `standard` | `paper`: LLM-Adapters' code | `math_verify` |
 |---|---|---|---|
 | choice | the first word of its kind (`answer1` to `answer5`; `true`; …), in any case | in lower case only | as `standard` |
-| letter | the first of A to E that stands alone | the first of A to E, also inside a word: "An" is A | as `standard` |
+| letter | the one that is said to be the answer | the first of A to E, also inside a word: "An" is A | as `standard` |
 | number | the last number, commas removed, equal within 0.001 | the same | the answer, equal by value |
-| expression | in the last `\boxed{}`, or behind the last "answer is", equal as text | the same | the answer, equal by value |
+| expression | in the last `\boxed{}`, or behind the last "answer is", equal as text | none: as `standard` | equal by value |
+
+The letter that is said to be the answer is the one behind the last "answer is" ("The answer is (C)."), else the last in
+brackets, else the last of A to E that stands alone: the others may be people, pipes or the article.
 
 As text, expressions are equal but for spacing, units, and ways to write a fraction or a root; by value, 2/4 is 0.5.
 `math_verify` needs an extra: `pip install 'linchain[math]'`.
@@ -90,7 +93,8 @@ def _metric(task: Task) -> str:
     if "test" not in task.splits:
         return ""
     if task.metric == "exact_match":
-        choices = f" of `{task.choices[0]}` to `{task.choices[-1]}`" if task.choices else ""
+        between = "or" if len(task.choices) == 2 else "to"
+        choices = f" of `{task.choices[0]}` {between} `{task.choices[-1]}`" if task.choices else ""
         return f"exact match ({task.answer}{choices}, {task.max_new_tokens} tokens)"
     return {"pearson": "pearson, spearman", "loss": "loss, perplexity"}.get(task.metric, task.metric)
 

@@ -183,8 +183,8 @@ class EvaluationConfig(Section):
     )
     extraction: Literal["standard", "paper", "math_verify"] = Field(
         default="standard",
-        description="How an answer is read out of a generated text: our rules, the papers' code word for word, or numbers and "
-        "expressions by their value (extra `math`). docs/tasks.md has the rules.",
+        description="How an answer is read out of a generated text (exact_match): our rules, those of the papers' code, or "
+        "numbers and expressions by their value (extra `math`). docs/tasks.md has the rules.",
     )
     max_new_tokens: int | None = Field(
         default=None, gt=0, description="Longest generated answer (exact_match). Default: the task's own, else 256."
