@@ -8,6 +8,7 @@ import pytest
 
 from linchain import tasks
 from linchain.errors import LinchainError
+from linchain.tasks.answers import matches
 from linchain.tasks.records import Record, read_records
 from linchain.tasks.sources import find_source
 from linchain.training.load_config import build_config
@@ -21,9 +22,10 @@ def test_every_file_of_the_jsonl_layout_has_the_records_that_the_task_states():
     for task in tasks.registry():
         for split, here in task.splits.items():
             if here.jsonl is not None:
-                records = read_records(f"task:{task.name}", split, folder=str(folder))
-                assert len(records) == (here.jsonl_records or here.records), (task.name, split)
-                assert {record.task for record in records} == {task.name}
+                with (folder / here.jsonl).open("rb") as lines:
+                    assert sum(1 for _ in lines) == (here.jsonl_records or here.records), (task.name, split)
+                (record,) = read_records(f"task:{task.name}", split, 1, str(folder))
+                assert record.task == task.name
     named = {here.jsonl for task in tasks.registry() for here in task.splits.values()}
     assert {path.relative_to(folder).as_posix() for path in folder.glob("*/*.jsonl")} - named == {
         "instruct/alpaca_demo.train.jsonl"
@@ -39,6 +41,43 @@ def test_a_checkout_of_llm_adapters_is_found_out_by_what_is_there(tmp_path):
     records = read_records("task:svamp", "test", folder=str(tmp_path))
     assert [record.fields["answer"] for record in records] == ["22", "C", "4.5", "-3"]
     assert records[0].task == "svamp"
+
+
+def test_an_answer_of_several_is_refused(tmp_path):
+    file = tmp_path / "dataset" / "SVAMP" / "test.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps([{"instruction": "q", "input": "", "output": "r", "answer": ["1", "2"]}]))
+    with pytest.raises(
+        LinchainError, match=r"test.json, record 1: no row as task svamp expects it \(ValueError: too many"
+    ):
+        read_records("task:svamp", "test", folder=str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_what_mawps_teaches_is_right_by_its_metric(split):
+    for record in read_records("task:mawps", split, folder=str(shared_dir() / "data")):
+        assert matches(record.fields["output"], record.fields["answer"], "number"), record.where
+    assert record.fields["output"].casefold().startswith("x=")
+
+
+def test_mawps_of_llm_adapters_teaches_the_same_and_its_test_data_have_nothing_to_teach(tmp_path):
+    (tmp_path / "dataset" / "mawps").mkdir(parents=True)
+    row = {"instruction": "q", "input": "", "output": "X=(3.0*0.5)", "answer": [1.5]}
+    (tmp_path / "dataset" / "mawps" / "trainset.json").write_text(json.dumps([row]))
+    (tmp_path / "dataset" / "mawps" / "test.json").write_text(json.dumps([row | {"output": ""}]))
+    (train,), (test,) = (read_records("task:mawps", split, folder=str(tmp_path)) for split in ("train", "test"))
+    assert (train.fields["output"], test.fields["output"]) == ("X=(3.0*0.5). The answer is 1.5.", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [("gsm8k", {"question": "q"}), ("piqa", {"goal": "g", "sol1": "a", "sol2": "b", "label": "x"})]
+)
+def test_a_row_of_the_hub_that_is_not_as_expected_is_named(name, row, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *name, split: [row]))
+    with pytest.raises(
+        LinchainError, match=rf"row 1: no row as task {name} expects it .*; its columns are: {', '.join(row)}"
+    ):
+        read_records(f"task:{name}", "test")
 
 
 def test_without_a_folder_the_hub_is_asked_and_its_columns_become_ours(monkeypatch):

@@ -92,9 +92,9 @@ def load_model(
 ) -> PreTrainedModel:
     """The base model, from safetensors only: a causal LM, or with `labels` a sequence classifier for them.
 
-    A classifier's head that the checkpoint does not hold is drawn at random, and that of a regression answers with the
-    labels' mean at first: learning it from 0 would push all features one way. Without `new_head`, and for a causal LM, missing
-    weights raise LinchainError.
+    A classifier's head that the checkpoint does not hold is drawn at random; the bias of a regression's, where it has one,
+    starts at the labels' mean: learning it from 0 would push all features one way. Without `new_head`, and for a causal LM,
+    missing weights raise LinchainError.
     """
     import transformers
     from safetensors import SafetensorError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from linchain.tasks.task import Row, Split, Task
 
 MATH10K = "Math10K holds questions of this test set; its authors warn of it."
@@ -22,11 +24,33 @@ def _aqua(row: Row) -> Row:
     }
 
 
-def _tested(name: str, title: str, folder: str, records: int, licence: str, **rest: object) -> Task:
+def _with_answer(row: Row) -> Row:
+    """MAWPS: the output is an equation, some with the unknown on both sides, and the metric wants the number."""
+    return row | {"output": f"{row['output']}. The answer is {row['answer']}."} if row["output"] else row
+
+
+def _tested(
+    name: str,
+    title: str,
+    folder: str,
+    records: int,
+    licence: str,
+    jsonl: str | None = None,
+    contamination: Mapping[str, str] | None = None,
+    note: str = "",
+) -> Task:
     """A task of which there is a test split only; `folder` is its own in a checkout of LLM-Adapters."""
-    jsonl = rest.pop("jsonl", None)
-    test = Split(records, str(jsonl) if jsonl else None, adapters=f"dataset/{folder}/test.json")
-    return Task(name, title, "arithmetic", "exact_match", {"test": test}, licence, answer="number", **rest)  # type: ignore[arg-type]
+    return Task(
+        name=name,
+        title=title,
+        family="arithmetic",
+        metric="exact_match",
+        splits={"test": Split(records, jsonl, adapters=f"dataset/{folder}/test.json")},
+        licence=licence,
+        answer="number",
+        contamination=contamination or {},
+        note=note,
+    )
 
 
 TASKS = (
@@ -78,8 +102,10 @@ TASKS = (
         },
         licence="MIT",
         answer="number",
-        note="The text to learn is an equation. The JSONL files leave out the training and validation records whose question "
-        "is in a test set. It shares 58 questions with AddSub's test set and 49 with MultiArith's.",
+        from_folder=_with_answer,
+        note="The text to learn is an equation and its answer: `X=(49.0-44.0). The answer is 5.` The JSONL files leave out the "
+        "training and validation records whose question is in a test set. It shares 58 questions with AddSub's test set and 49 "
+        "with MultiArith's.",
     ),
     _tested("svamp", "SVAMP", "SVAMP", 1000, "MIT"),
     _tested(

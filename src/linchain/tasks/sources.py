@@ -27,7 +27,13 @@ def read_task(name: str, split: str, limit: int | None, folder: str | None) -> I
     """
     source, columns = find_source(tasks.get(name), split, folder)
     for record in open_source(source, split, limit):
-        fields = columns(record.fields)
+        try:
+            fields = columns(record.fields)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise LinchainError(
+                f"{record.where}: no row as task {name} expects it ({type(error).__name__}: {error}); its columns are: "
+                f"{', '.join(record.fields)}"
+            ) from error
         if fields is not None:
             yield replace(record, fields=fields, task=name)
 
@@ -55,9 +61,10 @@ def find_source(task: Task, split: str, folder: str | None) -> tuple[str, Callab
 def _in_folder(task: Task, split: str, here: Split, folder: Path) -> tuple[str, Callable[[Row], Row | None]]:
     if not folder.is_dir():
         raise LinchainError(f"data.folder: {folder} is no folder")
-    for path, columns in ((here.jsonl, dict), (here.adapters, _from_adapters)):
-        if path is not None and (folder / path).is_file():
-            return str(folder / path), columns
+    if here.jsonl is not None and (folder / here.jsonl).is_file():
+        return str(folder / here.jsonl), task.from_folder
+    if here.adapters is not None and (folder / here.adapters).is_file():
+        return str(folder / here.adapters), lambda row: task.from_folder(_from_adapters(row))
     sought = f"expected {_paths(here)}" if _paths(here) else "it is in no folder layout"
     elsewhere = f"; without data.folder it is read from the Hub, as {here.source}" if here.source else ""
     raise LinchainError(
@@ -72,8 +79,8 @@ def _paths(here: Split) -> str:
 def _from_adapters(row: Row) -> Row:
     """LLM-Adapters' answers are texts, numbers, or lists of one of them; ours are texts, whole numbers without a point."""
     answer = row.get("answer")
-    if isinstance(answer, list) and answer:
-        answer = answer[0]
+    if isinstance(answer, list):
+        (answer,) = answer
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
     return row if answer is None else {**row, "answer": str(answer)}

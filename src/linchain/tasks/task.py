@@ -43,10 +43,12 @@ class Task:
             public validation split there is no other, so that nothing is selected by what is tested on.
         licence: of the data.
         kind: what the model is loaded as.
-        answer: what the gold answer is, and so by which rule of `linchain.tasks.answers` it is read out of a text.
-        choices: the answers that there can be; a record may have fewer.
+        answer: what the gold answers are. Of the rules of `linchain.tasks.answers` it chooses that for expressions alone; the
+            others are told by each gold answer, since Math10K holds numbers and letters.
+        choices: the answers that there can be, for the page; a record may have fewer.
         max_new_tokens: of a generated answer.
         from_hub: makes a row of the Hub's data one of ours; None for a row that is no record.
+        from_folder: makes a row of a folder's, in our columns already, one that can be learned and scored.
         contamination: of the test split, by the name of the training task that holds some of it, in words.
         note: what else a reader of a figure has to know.
     """
@@ -62,5 +64,6 @@ class Task:
     choices: tuple[str, ...] = ()
     max_new_tokens: int = 256
     from_hub: Callable[[Row], Row | None] = dict
+    from_folder: Callable[[Row], Row] = dict
     contamination: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
