@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from linchain.errors import LinchainError
+from linchain.lab.compare import check_folder
 from linchain.lab.plan import build_plan, load_plan, run_values
 from linchain.lab.trials import Comparison
 from linchain.training.load_config import build_config
@@ -76,7 +77,7 @@ def test_the_plan_in_the_folder_is_the_plan(tmp_path):
     own_grid = {"name": "full", "learning_rates": [1e-5, 1e-4]}
     found = plan(output=str(tmp_path / "out"), methods=["lora", own_grid])
     comparison = Comparison(found)
-    comparison.folder.mkdir()
+    comparison.runs.mkdir(parents=True)
     comparison.plan_file.write_text(comparison.dump_plan())
     assert Comparison.load(comparison.folder).plan == found
 
@@ -98,6 +99,12 @@ REFUSED = {
     "no_rate": ({"learning_rates": [0, 1e-3]}, "learning_rates must be different positive numbers"),
     "large_seed": ({"seeds": [2**40]}, "seeds must be different numbers"),
     "two_budgets": ({"budgets": [5], "training": {"max_steps": 5}}, "a plan with budgets decides it"),
+    "own_seed": ({"training": {"init_seed": 5}}, "training.init_seed: a plan that varies init decides it by seeds"),
+    "seed_of_the_search": ({"seeds": [1, 42]}, "seeds: 42 is training.seed, that of the search"),
+    "loss_and_accuracy": (
+        {"data": {"train": "task:metamathqa", "validation": ["task:wikitext", "task:gsm8k"], "test": "task:gsm8k"}},
+        "have no mean to choose a learning rate by (wikitext: loss, gsm8k: exact_match)",
+    ),
     "unknown_method": ({"methods": ["lroa"]}, "unknown method 'lroa'; did you mean 'lora'"),
     "unknown_key": ({"seedz": 3}, "seedz: unknown key; did you mean 'seeds'"),
     "unknown_option": ({"options": {"target_modules": ["q"], "lora_alhpa": 3}}, "did you mean 'lora_alpha'"),
@@ -125,6 +132,22 @@ def test_refused_with_the_reason(changes, message):
     with pytest.raises(LinchainError) as refused:
         plan(**changes)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "- lora\n", "model: [\n"])
+def test_a_file_that_holds_no_mapping_is_refused_where_a_comparison_is_loaded(tmp_path, text):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(LinchainError, match=r"plan\.yaml.*(expected a mapping|not valid YAML)"):
+        Comparison.load(tmp_path)
+
+
+def test_a_plan_alone_is_no_comparison(tmp_path):
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN))
+    with pytest.raises(LinchainError, match=r"holds no comparison: there is no plan\.yaml with runs/ beside it"):
+        Comparison.load(tmp_path)
+    with pytest.raises(LinchainError, match="not empty and holds no comparison"):
+        check_folder(Comparison(plan(output=str(tmp_path))))
 
 
 def test_all_mistakes_at_once():

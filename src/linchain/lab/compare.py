@@ -30,6 +30,7 @@ def compare(comparison: Comparison, console: Console | None = None) -> Compariso
     console, plan = console or Console(quiet=True), comparison.plan
     check_folder(comparison)
     with folder_lock(comparison.folder):
+        comparison.runs.mkdir(exist_ok=True)  # before the plan, which by itself could be the one that a user wrote
         write_text(comparison.plan_file, comparison.dump_plan())
         places = slots(plan.threads)
         with PlanProgress(console, expected_runs(comparison), len(places)) as progress:
@@ -52,8 +53,8 @@ def check_folder(comparison: Comparison) -> None:
     A plan may grow: more seeds, rates or contestants leave the runs that are there as they are.
     """
     check_writable(comparison.folder)
-    if not comparison.plan_file.is_file():
-        if comparison.folder.is_dir() and foreign_names(comparison.folder, {LOCK}):
+    if not (comparison.plan_file.is_file() and comparison.runs.is_dir()):
+        if foreign_names(comparison.folder, {LOCK, comparison.runs.name}):
             raise LinchainError(
                 f"output folder {comparison.folder} is not empty and holds no comparison; choose another one"
             )

@@ -12,8 +12,9 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from linchain import methods
 from linchain.errors import unknown_name
+from linchain.evaluation.scores import LOWER_IS_BETTER
 from linchain.methods.base import Method
-from linchain.training.config import MethodConfig, NamedSection, RunConfig, Section
+from linchain.training.config import MethodConfig, NamedSection, RunConfig, Section, named_tasks
 from linchain.training.load_config import method_mistakes, read_values, validated
 
 SeedPart = Literal["init", "data", "dropout"]
@@ -79,7 +80,8 @@ class PlanConfig(RunConfig):
     threads: int | None = Field(
         default=None,
         gt=0,
-        description="CPU threads of a run; as many runs go at a time as fit. Default: all cores, one run at a time.",
+        description="CPU threads of a run; as many runs go at a time as fit. Default: all cores, one run at a time; with GPUs "
+        "one run on each, and the cores shared among them.",
     )
     cost: CostConfig = CostConfig()
 
@@ -101,20 +103,43 @@ class PlanConfig(RunConfig):
                 raise ValueError(f"{key} must be different positive numbers, found {list(values)}")
         if len(set(self.seeds)) < len(self.seeds) or any(not 0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"seeds must be different numbers from 0 to 2**32 - 1, found {list(self.seeds)}")
+        if len(self.learning_rates) > 1 and self.training.seed in self.seeds:
+            raise ValueError(
+                f"seeds: {self.training.seed} is training.seed, that of the search; final runs need others"
+            )
         if self.budgets and self.training.max_steps:
             raise ValueError("training.max_steps: a plan with budgets decides it by budgets")
+        for part in self.vary:
+            if getattr(self.training, f"{part}_seed") is not None:
+                raise ValueError(f"training.{part}_seed: a plan that varies {part} decides it by seeds")
+        return self
+
+    @model_validator(mode="after")
+    def _choosable(self) -> PlanConfig:
+        """By validation data, which are no test data, and by one score."""
+        if not self.data.test:
+            raise ValueError("data.test: a comparison needs test data")
         if len(self.learning_rates) > 1 and not (self.data.validation or self.data.validation_size):
             raise ValueError(
                 "a search needs data.validation or data.validation_size: no learning rate is chosen by test data"
             )
-        if not self.data.test:
-            raise ValueError("data.test: a comparison needs test data")
         files = [source for source in self.data.validation or () if ":" not in source]  # names have splits of their own
         if both := sorted({*files} & {*self.data.test}):
             raise ValueError(
                 f"data.validation and data.test hold the same file ({', '.join(both)}): test data would choose"
             )
+        scored = named_tasks({"validation": self.data.validation or self.data.train})
+        of_each = self.evaluation.metric == "auto" and self.evaluation.scorer == "generate"
+        if len(self.learning_rates) > 1 and of_each and len({task.metric in LOWER_IS_BETTER for task in scored}) > 1:
+            raise ValueError(
+                "data.validation: a loss and a score that is better when it is higher have no mean to choose a learning "
+                f"rate by ({', '.join(f'{task.name}: {task.metric}' for task in scored)})"
+            )
         return self
+
+
+# The keys of a plan that a run does not have.
+OWN_KEYS = tuple(name for name in PlanConfig.model_fields if name not in RunConfig.model_fields)
 
 
 @dataclass(frozen=True)
@@ -169,8 +194,7 @@ def build_plan(values: dict[str, Any], origin: str = "plan", mistakes: Sequence[
     """The plan that `values` hold. Raises LinchainError as `load_plan` does."""
     found = [*mistakes, *_decided_mistakes(values), *_method_mistakes(values)]
     config = validated(PlanConfig, values, origin, found)
-    own = {"methods", "options", "reference", "learning_rates", "seeds", "vary", "budgets", "threads", "cost"}
-    run = config.model_dump(mode="json", exclude={*own, "method", "output"})
+    run = config.model_dump(mode="json", exclude={*OWN_KEYS, "method", "output"})
     contestants = tuple(_contestant(one, config) for one in config.methods)
     return Plan(
         contestants=contestants,

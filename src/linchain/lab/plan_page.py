@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from linchain.lab.plan import ContestantConfig, CostConfig, PlanConfig
-from linchain.training.config import RunConfig
+from linchain.lab.plan import OWN_KEYS, ContestantConfig, CostConfig, PlanConfig
 from linchain.training.config_page import table
 
 HEAD = """# The plan of a comparison
@@ -36,11 +35,7 @@ evaluation: {metric: exact_match, max_new_tokens: 48}
 
 def plan_page() -> str:
     """The page in Markdown."""
-    own = {
-        name: field
-        for name, field in PlanConfig.model_fields.items()
-        if name not in RunConfig.model_fields and name != "cost"
-    }
+    own = {name: PlanConfig.model_fields[name] for name in OWN_KEYS if name != "cost"}
     contestant = ContestantConfig.model_fields
     return "\n".join(
         [

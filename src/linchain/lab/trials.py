@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,13 +13,13 @@ import yaml
 from linchain.errors import LinchainError
 from linchain.lab.choice import chosen_rates
 from linchain.lab.environment import gather
-from linchain.lab.plan import Contestant, Plan, build_plan, run_values
-from linchain.training.load_config import parse_yaml
+from linchain.lab.plan import DECIDED, Contestant, Plan, load_plan, run_values
 from linchain.training.run_folder import RunFolder, read_json, read_jsonl
 
 if TYPE_CHECKING:
     from linchain.lab.findings import Analysis
 
+PLAN, RUNS = "plan.yaml", "runs"
 Stage = Literal["search", "final", "cost"]
 # What a run calls its scores and predictions of each split.
 SPLITS = {"validation": "validation", "test": "after"}
@@ -113,7 +113,8 @@ class Comparison:
     def __init__(self, plan: Plan, folder: Path | None = None) -> None:
         self.plan = plan
         self.folder = folder or plan.output
-        self.plan_file = self.folder / "plan.yaml"
+        self.plan_file = self.folder / PLAN
+        self.runs = self.folder / RUNS
         self.environment_file = self.folder / "environment.json"
         self.summary = self.folder / "summary.json"
 
@@ -121,21 +122,17 @@ class Comparison:
     def load(cls, folder: Path | str) -> Comparison:
         """The comparison in `folder`, finished or not. Raises LinchainError where there is none."""
         folder = Path(folder).expanduser()
-        file = folder / "plan.yaml"
-        if not file.is_file():
-            raise LinchainError(f"{folder} holds no comparison: there is no plan.yaml in it")
-        values = parse_yaml(file.read_text(encoding="utf-8"), str(file))
-        return cls(build_plan(values, str(file)), folder)
+        file = folder / PLAN
+        if not (file.is_file() and (folder / RUNS).is_dir()):  # a plan alone may be the one that a user wrote
+            raise LinchainError(f"{folder} holds no comparison: there is no {PLAN} with {RUNS}/ beside it")
+        return cls(load_plan(file), folder)
 
     def dump_plan(self) -> str:
         """plan.yaml: what `load` reads back to an equal plan."""
-        values = self.plan.config.model_dump(mode="json", exclude={"method"})
-        for section, key in (
-            ("training", "learning_rate"),
-            ("evaluation", "baseline"),
-            ("evaluation", "score_validation"),
-        ):
-            del values[section][key]  # the plan decides them, and would be refused with them
+        values = self.plan.config.model_dump(mode="json")
+        for key in DECIDED:  # they would be refused
+            *sections, name = key.split(".")
+            del reduce(dict.__getitem__, sections, values)[name]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     @property
@@ -223,7 +220,7 @@ class Comparison:
         self, contestant: Contestant, stage: Stage, budget: int | None, rate: float, seed: int | None, name: str
     ) -> Trial:
         within = "" if budget is None else f"steps-{budget}"
-        folder = self.folder / "runs" / contestant.label / within / name
+        folder = self.runs / contestant.label / within / name
         values = run_values(self.plan, contestant, rate, seed if stage == "final" else None, budget, folder)
         return Trial(
             contestant.label, stage, budget, rate, seed, folder, _for_stage(values, stage, self.plan.cost.steps)
