@@ -19,9 +19,10 @@ from linchain.lab import report
 from linchain.lab.analysis import analyse
 from linchain.lab.plan import build_plan
 from linchain.lab.report import build as building
-from linchain.lab.report import markdown, series, study, svg, words
-from linchain.lab.report.pareto import Point, front
+from linchain.lab.report import course_tables, figures, markdown, papers, series, settings, study, svg, words
+from linchain.lab.report.pareto import Point, far_apart, front
 from linchain.lab.trials import Comparison
+from linchain.training.run_folder import write_json
 from tests.lab import synthetic
 
 SCRIPT = "<script>alert('answer')</script>"
@@ -190,8 +191,10 @@ def contrast(one: str, other: str) -> float:
     return (brighter + 0.05) / (darker + 0.05)
 
 
-def test_equal_comparisons_give_equal_files(folder, tmp_path):
+def test_equal_comparisons_give_equal_files_whatever_an_earlier_report_left(folder, tmp_path):
     regression = Comparison.load(folder / "stsb")
+    (tmp_path / "one" / "tables").mkdir(parents=True)
+    (tmp_path / "one" / "tables" / "stsb-failures.csv").write_text("contestant\n")
     report.write_report([regression], tmp_path / "one")
     report.write_report([Comparison.load(folder / "stsb")], tmp_path / "two")
     files = sorted(file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*") if file.is_file())
@@ -276,6 +279,79 @@ def test_costs_stand_beside_those_of_the_paper(on_tasks):
     assert rows["MoSLoRA"]["time_over_lora_here"] == ""
 
 
+def unfinished(folder):
+    """Of two contestants' searches one lacks a run, the other is over and has a seed."""
+    made = synthetic.comparison(folder, methods=["lora", "full"], diagnostics=False, **{**SMALL, "seeds": 1})
+    (folder / "runs" / "full" / "search-0.001" / "result.json").unlink()
+    return study.Study("x", made)
+
+
+def test_a_rate_that_was_not_run_has_not_failed(tmp_path):
+    found = unfinished(tmp_path / "x")
+    sheet = course_tables.learning_rates(found, None)
+    assert [cell.text for cell in sheet.rows[1]][2:] == ["not run", "–"]
+    assert "chosen" not in [cell.detail for cell in sheet.rows[1]]
+    assert "chosen" in [cell.detail for cell in sheet.rows[0]]
+    picture = figures.learning_rates(found, None)
+    assert [panel.text.rpartition(", ")[2] for panel in picture.panels[1:]] == ["not run at 1e-3; nothing chosen yet."]
+
+
+def test_what_changed_between_runs_and_what_the_training_data_hold_is_said_before_the_end(tmp_path):
+    found = unfinished(tmp_path / "x")
+    overlap = {"test": "task:gsm8k", "n": 40, "same": 2, "near": 1, "examples": []}
+    for trial, torch in zip(found.trials[:2], ("2.12.0", "2.13.0"), strict=True):
+        kept = synthetic.ENVIRONMENT | {"versions": {"torch": torch}, "overlap": [overlap]}
+        write_json(trial.files.environment, kept)
+    assert settings.cautions(found) == (
+        "2 of 40 test questions of task:gsm8k stand in the training data, and 1 more nearly so.",
+        "Not the same for all runs: versions.torch (2.12.0 and 2.13.0).",
+    )
+    names = [row[0].text for row in settings.environment(found).rows]
+    assert "commit of the working directory" in names
+    assert not any(name.startswith(("overlap", "differing")) for name in names)
+
+
+def test_a_loss_is_reached_by_a_running_mean_as_wide_as_the_one_to_be_reached():
+    lucky = [9.0, 1.0, 9.0, 5.0, 4.0, 4.0]
+    found = series.course([dict(enumerate(lucky)), dict(enumerate(lucky))]).smoothed(2)
+    assert (found.steps.tolist(), found.mean.tolist()) == ([1, 2, 3, 4, 5], [5.0, 5.0, 7.0, 4.5, 4.0])
+    assert found.reaches(4.0) == 5
+    assert found.reaches(3.9) is None
+
+
+def test_the_reference_reaches_its_own_end(folder):
+    rows = {row["contestant"]: row for row in tables(folder, "word-problems-convergence")}
+    assert int(rows["lora"]["reached_at"]) <= 120
+    assert len(rows["lora"]["seeds_reach_at"].split()) == 2
+
+
+def test_an_update_is_read_into_means_over_modules():
+    rows = [
+        {"step": 0, "rank": 4, "norm": 0.0, "stable_rank": 0.0, "gradients": {"A": 1.0}, "factors": {"A": [2.0, 1.0]}},
+        {
+            "step": 9,
+            "rank": 4,
+            "norm": 1.0,
+            "stable_rank": 2.0,
+            "gradients": {"A": 3.0},
+            "factors": {"A": [4.0, 1.0, 1.0]},
+        },
+        {"step": 9, "rank": 8, "norm": 1.0, "stable_rank": 3.0, "gradients": {"A": 5.0}, "factors": {"A": [2.0, 1.0]}},
+    ]
+    found = series.read_update([*rows, {"step": 9, "norm": 1.0, "stable_rank": None, "folding_error": 1e-7}])
+    assert found.ranks == {"entropy_rank": {}, "stable_rank": {9: 2.5}, "participation_ratio": {}}
+    assert found.gradients == {"A": {0: 1.0, 9: 4.0}}
+    assert (found.first, found.last) == ({"A": {1: 1.0, 2: 0.5}}, {"A": {1: 1.0, 2: 0.375}})
+    assert (found.sizes, found.folding_error) == ({4, 8}, 1e-7)
+    assert series.read_update([]) is None
+
+
+def test_prices_with_a_zero_among_them_have_a_linear_axis():
+    points = [Point("a", (1.0, 0.9, 1.1), (0.0, 0.0, 0.0)), Point("b", (2.0, 1.9, 2.1), (50.0, 50.0, 50.0))]
+    assert not far_apart(points)
+    assert far_apart([Point("a", (1.0,) * 3, (1.0,) * 3), points[1]])
+
+
 def test_a_course_is_over_the_steps_that_all_seeds_have():
     found = series.course([{1: 1.0, 2: 3.0, 3: float("nan")}, {1: 2.0, 2: 5.0, 4: 0.0}])
     assert (found.steps.tolist(), found.mean.tolist()) == ([1, 2], [1.5, 4.0])
@@ -299,7 +375,9 @@ def test_the_front_is_whom_nobody_beats(higher_is_better):
     assert front(points, higher_is_better) == [point for point in points if not beaten(point)]
 
 
-@pytest.mark.parametrize("module", [words, markdown, series, study, building], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [words, markdown, series, study, building, papers], ids=lambda module: module.__name__
+)
 def test_examples_in_docstrings(module):
     found = doctest.testmod(module)
     assert found.attempted

@@ -18,7 +18,7 @@ from linchain.lab.trials import Comparison
 
 def outcome(comparison: Comparison) -> RenderableType:
     """The verdict in sentences, and the overview of each budget as a table."""
-    study = Study(comparison.folder.absolute().name, comparison, comparison.analysis)
+    study = Study(comparison.folder.absolute().name, comparison)
     return Group(*_parts(study))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from linchain.evaluation.scores import MEAN
-from linchain.lab.analysis import analyse
 from linchain.lab.report import course_tables, examples, figures, papers, settings, spectra, tables, words
 from linchain.lab.report.content import Block, Chapter, Report, Section, Sheet
 from linchain.lab.report.markdown import to_csv, to_markdown
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def build(comparisons: Sequence[Comparison], out: Path) -> Path:
     """Writes the files that `linchain.lab.report.write_report` promises."""
     names = _names([comparison.folder.absolute().name for comparison in comparisons])
-    report = compose(
-        [Study(name, comparison, analyse(comparison)) for name, comparison in zip(names, comparisons, strict=True)]
-    )
+    report = compose([Study(name, comparison) for name, comparison in zip(names, comparisons, strict=True)])
+    for stale in (file for name in names for file in (out / "tables").glob(f"{name}-*.csv")):
+        stale.unlink()
     for sheet in sheets(report):
         write_text(out / "tables" / f"{sheet.name}.csv", to_csv(sheet))
     write_text(out / "report.md", to_markdown(report))
@@ -39,9 +39,9 @@ def build(comparisons: Sequence[Comparison], out: Path) -> Path:
 
 def compose(studies: Sequence[Study]) -> Report:
     """The content of a report."""
-    chapters = tuple(_chapter(study) for study in studies)
-    titles = words.listed(chapter.title for chapter in chapters)
-    return Report(f"Fine-tuning methods compared: {titles}", chapters)
+    titles = _titles([study.comparison.folder.absolute() for study in studies])
+    chapters = tuple(_chapter(study, title) for study, title in zip(studies, titles, strict=True))
+    return Report(f"Fine-tuning methods compared: {words.listed(titles)}", chapters)
 
 
 def to_html(report: Report) -> str:
@@ -72,22 +72,34 @@ def sheets(report: Report) -> Iterator[Sheet]:
 def _names(folders: Sequence[str]) -> list[str]:
     """Names for ids and files, each once.
 
-    >>> _names(["STS-B (MiniLM)", "sts-b minilm"])
-    ['sts-b-minilm', 'sts-b-minilm-2']
+    >>> _names(["STS-B (MiniLM)", "sts-b-minilm-2", "sts-b minilm"])
+    ['sts-b-minilm', 'sts-b-minilm-2', 'sts-b-minilm-3']
     """
     names: list[str] = []
     for folder in folders:
         base = re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-") or "comparison"
-        names.append(base if base not in names else f"{base}-{len(names) + 1}")
+        numbered = (f"{base}-{number}" for number in itertools.count(2))
+        names.append(base if base not in names else next(name for name in numbered if name not in names))
     return names
 
 
-def _chapter(study: Study) -> Chapter:
+def _titles(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with those of as many folders above them as it takes to tell them apart.
+
+    >>> _titles([Path("/runs/monday/stsb"), Path("/runs/tuesday/stsb")])
+    ['monday/stsb', 'tuesday/stsb']
+    """
+    deepest = max((len(folder.parts) for folder in folders), default=1)
+    tails = (["/".join(folder.parts[-depth:]) for folder in folders] for depth in range(1, deepest + 1))
+    return next((titles for titles in tails if len(set(titles)) == len(set(folders))), [])
+
+
+def _chapter(study: Study, title: str) -> Chapter:
     last = study.budgets[-1]
     overview = tables.overview(study, last)
     return Chapter(
         name=study.name,
-        title=study.comparison.folder.absolute().name,
+        title=title,
         about=_about(study),
         verdict=(*study.analysis.verdict, *study.analysis.measured),
         overview=(overview,) if overview else (),

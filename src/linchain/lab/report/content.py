@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from linchain.lab.report import words
 from linchain.lab.report.svg import Panel
 
 Tone = Literal["", "good", "bad", "quiet"]
@@ -20,7 +21,7 @@ class Cell:
     tone: Tone = ""
 
 
-EMPTY = Cell("–", tone="quiet")
+EMPTY = Cell(words.NONE, tone="quiet")
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from linchain.lab.choice import NOT_RUN, CurvePoint
 from linchain.lab.report import words
 from linchain.lab.report.content import EMPTY, Cell, Column, Sheet
 from linchain.lab.report.series import RANKS, Course, losses, ranks
@@ -15,58 +18,62 @@ from linchain.lab.report.study import Study, suffix, within
 
 def learning_rates(study: Study, budget: int | None) -> Sheet | None:
     """The validation score at each searched rate."""
-    table = study.main_table(budget)
-    lines = {line.contestant: line for line in table.lines if len(line.curve) > 1} if table else {}
-    if not lines:
+    searches = study.searches(budget)
+    if not searches:
         return None
-    rates = sorted({point.learning_rate for line in lines.values() for point in line.curve})
+    rates = sorted({point.learning_rate for search in searches.values() for point in search.curve})
     metric = study.searched_by(budget)
     rows, records = [], []
-    for label in study.contestants:
-        if label not in lines:
-            continue
-        line = lines[label]
-        points = {point.learning_rate: point for point in line.curve}
-        cells = []
-        for one in rates:
-            point = points.get(one)
-            chosen = "chosen" if one == line.learning_rate else ""
-            cells.append(
-                EMPTY
-                if point is None
-                else Cell("failed", tone="bad")
-                if point.value is None
-                else Cell(words.score(point.value, metric), chosen)
+    for label, search in searches.items():
+        points = {point.learning_rate: point for point in search.curve}
+        edge = Cell(words.edge(search.edge), tone="bad") if search.edge else Cell("no", tone="quiet")
+        rows.append(
+            (
+                Cell(label),
+                *(_searched(points.get(one), search.learning_rate, metric) for one in rates),
+                edge if search.learning_rate else EMPTY,
             )
-        edge = {"low": "lower edge", "high": "upper edge", None: "no"}[line.edge]
-        rows.append((Cell(label), *cells, Cell(edge, tone="bad" if line.edge else "quiet")))
-        records += [{"contestant": label, "budget": budget} | asdict(point) for point in line.curve]
+        )
+        records += [{"contestant": label, "budget": budget} | asdict(point) for point in search.curve]
     columns = (Column("Contestant"), *(Column(words.rate(one), True) for one in rates), Column("Chosen at an edge"))
     caption = (
-        f"{words.metric_name(metric).capitalize()} on the validation split at each learning rate{within(budget)}, one "
-        "run each. The test split was not looked at for the choice."
+        f"{words.metric_name(metric).capitalize()} on the validation split at each learning "
+        f"rate{within(budget)}, one run each. The test split was not looked at for the choice."
     )
     return Sheet(f"{study.name}-learning-rates{suffix(budget)}-table", caption, columns, tuple(rows), tuple(records))
 
 
+def _searched(point: CurvePoint | None, chosen: float | None, metric: str) -> Cell:
+    if point is None:
+        return EMPTY
+    if point.value is None:
+        return Cell("not run", tone="quiet") if point.error == NOT_RUN else Cell("failed", tone="bad")
+    return Cell(words.score(point.value, metric), "chosen" if point.learning_rate == chosen else "")
+
+
 def convergence(study: Study, budget: int | None) -> Sheet | None:
     """How far the training loss fell, and how soon it reached where the reference ended."""
-    courses = {label: found for label in study.contestants if (found := losses(study.runs(label, budget), "loss"))}
-    reference = courses.get(study.reference)
-    goal = _end(reference)[0] if reference else None
+    courses = {
+        label: found.smoothed(max(1, len(found.steps) // 10))
+        for label in study.contestants
+        if (found := losses(study.runs(label, budget), "loss"))
+    }
+    goal = float(courses[study.reference].mean[-1]) if study.reference in courses else -math.inf
     rows, records = [], []
     for label, course in courses.items():
-        mean, low, high = _end(course)
-        reached = _reached(course, goal)
+        mean, low, high = (float(ends[-1]) for ends in (course.mean, course.low, course.high))
+        reached = course.reaches(goal)
+        singly = [Course(course.steps, course.values[[seed]]).reaches(goal) for seed in range(course.seeds)]
         rows.append(
             (
                 Cell(label),
                 Cell(f"{mean:.3g}", f"{low:.3g} to {high:.3g}" if course.seeds > 1 else ""),
-                Cell(f"{reached:,}") if reached is not None else Cell("not reached", tone="quiet"),
+                Cell("not reached" if reached is None else f"{reached:,}", _singly(singly), "" if reached else "quiet"),
             )
         )
         records.append(
             {"contestant": label, "budget": budget, "final_loss": mean, "low": low, "high": high, "reached_at": reached}
+            | {"seeds_reach_at": " ".join("never" if one is None else str(one) for one in singly)}
         )
     if not rows:
         return None
@@ -76,35 +83,32 @@ def convergence(study: Study, budget: int | None) -> Sheet | None:
         Column(f"Step that reaches {study.reference}’s final loss", True),
     )
     caption = (
-        f"Convergence{within(budget)}: the mean of the last tenth of the logged training losses over the seeds, beneath it the "
-        "lowest and the highest seed; and the first logged step at which the mean over seeds is as low as the reference’s end."
+        f"Convergence{within(budget)}: of the logged training losses a running mean over a tenth of the run. Its end, the mean "
+        "over seeds, beneath it the lowest and the highest seed; and the first step at which that mean is as low as the "
+        "reference’s end, beneath it the same of single seeds."
     )
     return Sheet(f"{study.name}-convergence{suffix(budget)}", caption, columns, tuple(rows), tuple(records))
 
 
-def _reached(course: Course, goal: float | None) -> int | None:
-    """The first step at which the mean over seeds is at most `goal`."""
-    steps = course.steps[course.mean <= goal] if goal is not None else np.array([])
-    return int(steps[0]) if len(steps) else None
-
-
-def _end(course: Course) -> tuple[float, float, float]:
-    """Mean, lowest and highest seed of the last tenth of the logged losses."""
-    last = slice(-max(1, len(course.steps) // 10), None)
-    return float(course.mean[last].mean()), float(course.low[last].mean()), float(course.high[last].mean())
+def _singly(reached: Sequence[int | None]) -> str:
+    """From the first seed to the last, and how many of them."""
+    steps = [step for step in reached if step is not None]
+    if len(reached) == 1 or not steps:
+        return ""
+    of = "" if len(steps) == len(reached) else f", {len(steps)} of {len(reached)} seeds"
+    return f"{min(steps):,} to {max(steps):,}{of}"
 
 
 def rank_ends(study: Study, budget: int | None) -> Sheet | None:
     """Effective ranks when first measured and at the end."""
     rows, records = [], []
     for label in study.contestants:
-        runs = study.runs(label, budget)
-        courses = {measure: found for measure in RANKS if (found := ranks(runs, measure))}
+        updates = study.updates(label, budget)
+        courses = {measure: found for measure in RANKS if (found := ranks(updates, measure))}
         if not courses:
             continue
-        measured = [row for trial in runs for row in trial.diagnostics]
-        sizes = sorted({row["rank"] for row in measured if row.get("rank") is not None})
-        errors = [row["folding_error"] for row in measured if row.get("folding_error") is not None]
+        sizes = sorted(frozenset[int]().union(*(one.sizes for one in updates)))
+        errors = [one.folding_error for one in updates if one.folding_error is not None]
         rows.append(
             (
                 Cell(label),

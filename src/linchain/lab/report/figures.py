@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from linchain.evaluation.scores import SHARES
-from linchain.lab.choice import higher_is_better, validation_score
+from linchain.lab.choice import NOT_RUN, Choice, higher_is_better, validation_score
 from linchain.lab.report import words
 from linchain.lab.report.content import Key, Picture
 from linchain.lab.report.series import Course, losses
@@ -39,8 +40,9 @@ def intervals(study: Study, budget: int | None) -> Picture | None:
     if not panels:
         return None
     caption = (
-        "Dot: the mean over seeds. Bar: 95 % interval over the test examples, by bootstrap; it says how far the score "
-        "would move with other examples. Rings: single seeds; they say how far it moves with another run. "
+        "Dot: the mean over seeds. Bar: 95 % interval over the test examples, by bootstrap (Wilson’s where all answers are "
+        "right, or all wrong); it says how far the score would move with other examples. Rings: single seeds; they say how "
+        "far it moves with another run. "
         f"Dashed: the reference, {study.reference}."
     )
     legend = (
@@ -90,7 +92,7 @@ def _interval_panel(study: Study, table: Table) -> Panel:
         f"({words.interval(line.low, line.high, lambda value: words.score(value, table.metric))})"
         for line in lines
     ]
-    text = f"{axis(table.metric)} on {table.test}, best first: {'; '.join(shown)}."
+    text = f"{axis(table.metric)} {words.on(table.test)}, best first: {'; '.join(shown)}."
     name = f"{study.name}-interval-{study.analysis.tables.index(table)}"
     note = f"{words.count(table.n)} examples"
     return draw(name, text, drawing, (4.1, 0.75 + 0.29 * len(lines)), study.title(table), note)
@@ -151,16 +153,15 @@ def _loss_panel(
 
 def learning_rates(study: Study, budget: int | None) -> Picture | None:
     """The validation score over the searched learning rates, a panel a contestant."""
-    table = study.main_table(budget)
-    lines = {line.contestant: line for line in table.lines if len(line.curve) > 1} if table else {}
-    if not lines:
+    searches = study.searches(budget)
+    if not searches:
         return None
     metric = study.searched_by(budget)
-    limits = _rate_limits(lines.values(), study, budget)
+    scores = {label: _validated(study, label, budget) for label in searches}
+    limits = _rate_limits(scores.values(), metric)
     panels = tuple(
-        _rate_panel(study, budget, lines[label], metric, limits, number)
-        for number, label in enumerate(study.contestants)
-        if label in lines
+        _rate_panel(f"{study.name}-rates{suffix(budget)}-{number}", label, search, scores[label], metric, limits)
+        for number, (label, search) in enumerate(searches.items())
     )
     caption = (
         f"{axis(metric).capitalize()} on the validation split over the learning rate{within(budget)}: one run each, bar the "
@@ -176,48 +177,50 @@ def learning_rates(study: Study, budget: int | None) -> Picture | None:
     return Picture(name, f"Search of the learning rate{within(budget)}", caption, panels, legend)
 
 
-def _rate_limits(lines: Iterable[Line], study: Study, budget: int | None) -> tuple[float, float]:
-    """From the lowest to the highest score, without the far end of a loss that some rates blew up."""
-    values = [point.value for line in lines for point in line.curve if point.value is not None]
-    ends = [
-        score[end]
-        for label in study.contestants
-        for score in _validated(study, label, budget).values()
-        for end in ("low", "high")
-    ]
-    if not values:
+def _rate_limits(scores: Iterable[Mapping[float, Mapping[str, Any]]], metric: str) -> tuple[float, float]:
+    """From the lowest to the highest end of an interval, without the far end of a loss that some rates blew up."""
+    found = [score for contestant in scores for score in contestant.values()]
+    ends = [score[end] for score in found for end in ("low", "high") if math.isfinite(score[end])]
+    if not ends:
         return 0.0, 1.0
-    low, high = min([*values, *ends]), max([*values, *ends])
-    if not higher_is_better(study.searched_by(budget)):
-        high = min(high, float(np.quantile(values, 0.85)) * 1.15)
+    low, high = min(ends), max(ends)
+    if not higher_is_better(metric):
+        high = min(high, float(np.quantile([score["value"] for score in found], 0.85)) * 1.15)
     room = 0.05 * (high - low or abs(high) or 1)
     return low - room, high + room
 
 
 def _validated(study: Study, label: str, budget: int | None) -> dict[float, dict[str, Any]]:
-    """Learning rate -> the score that it was judged by."""
-    return {trial.learning_rate: validation_score(trial.result) for trial in study.runs(label, budget, "search")}
+    """Learning rate -> the score that it was judged by, where that is a number."""
+    found = {trial.learning_rate: validation_score(trial.result) for trial in study.runs(label, budget, "search")}
+    return {
+        rate: score for rate, score in found.items() if score["value"] is not None and math.isfinite(score["value"])
+    }
 
 
 def _rate_panel(
-    study: Study, budget: int | None, line: Line, metric: str, limits: tuple[float, float], number: int
+    name: str,
+    label: str,
+    search: Choice,
+    scores: Mapping[float, Mapping[str, Any]],
+    metric: str,
+    limits: tuple[float, float],
 ) -> Panel:
     factor = scale(metric)
-    errors = _validated(study, line.contestant, budget)
-    points = [(point.learning_rate, point.value) for point in line.curve if point.value is not None]
-    failed = [point.learning_rate for point in line.curve if point.value is None]
+    searched = [point.learning_rate for point in search.curve]
+    without = {point.learning_rate: point.error for point in search.curve if point.value is None}
+    failed = [rate for rate, error in without.items() if error != NOT_RUN]
 
     def drawing(axes: Any) -> None:
-        rates, values = [rate for rate, _ in points], [factor * value for _, value in points]
-        axes.plot(rates, values, color=ACCENT, linewidth=1.2)
-        for rate, value in zip(rates, values, strict=True):
-            low, high = (factor * errors[rate][end] for end in ("low", "high"))
+        rates = [rate for rate in searched if rate in scores]
+        axes.plot(rates, [factor * scores[rate]["value"] for rate in rates], color=ACCENT, linewidth=1.2)
+        for rate in rates:
+            value, low, high = (factor * scores[rate][end] for end in ("value", "low", "high"))
             axes.vlines(rate, low, high, color=ACCENT, linewidth=1.2, alpha=0.5)
-            chosen = rate == line.learning_rate
+            chosen = rate == search.learning_rate
             axes.plot(
                 rate, value, "o", ms=7 if chosen else 4.5, color=ACCENT if chosen else SURFACE, mec=ACCENT, mew=1.2
             )
-        searched = [point.learning_rate for point in line.curve]
         floor = factor * (limits[0] + 0.05 * (limits[1] - limits[0]))
         axes.plot(failed, [floor] * len(failed), "x", color=CONTRAST, ms=7, mew=1.6)
         axes.set_ylim(factor * limits[0], factor * limits[1])
@@ -226,11 +229,12 @@ def _rate_panel(
         axes.set_xticks(searched, [words.rate(rate) for rate in searched])
         axes.set_ylabel(axis(metric))
 
-    shown = [f"{words.score(value, metric)} at {words.rate(rate)}" for rate, value in points]
-    shown += [f"failed at {words.rate(rate)}" for rate in failed]
-    text = f"{line.contestant}: {', '.join(shown)}; chosen {words.rate(line.learning_rate)}."
-    note = f"chosen {words.rate(line.learning_rate)}"
-    if line.edge:
-        note += f", at the {'lower' if line.edge == 'low' else 'upper'} edge of the grid"
-    name = f"{study.name}-rates{suffix(budget)}-{number}"
-    return draw(name, text, drawing, title=line.contestant, note=note)
+    shown = [
+        f"{words.score(scores[rate]['value'], metric)} at {words.rate(rate)}" for rate in searched if rate in scores
+    ]
+    shown += [f"{'not run' if error == NOT_RUN else 'failed'} at {words.rate(rate)}" for rate, error in without.items()]
+    note = f"chosen {words.rate(search.learning_rate)}" if search.learning_rate is not None else "nothing chosen yet"
+    text = f"{label}: {', '.join(shown)}; {note}."
+    if search.edge:
+        note += f", at the {words.edge(search.edge)}"
+    return draw(name, text, drawing, title=label, note=note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from linchain import methods, tasks
@@ -28,12 +28,18 @@ def published(study: Study) -> Iterator[Sheet]:
         if table.budget == study.budgets[-1]:
             tested.setdefault(table.test, table)  # of a task's metrics the first is its own
     for number, paper in enumerate(TABLES):
-        theirs = set(paper.values) - {MEAN}
-        common = [name for name in paper.values if name in tested]
-        if not theirs <= set(tested):
-            common = [name for name in common if name != MEAN]  # a mean over other tasks is another figure
-        if common:
+        if common := common_tests(paper.values, tested):
             yield _beside(study, paper, {name: tested[name] for name in common}, number)
+
+
+def common_tests(theirs: Collection[str], ours: Collection[str]) -> list[str]:
+    """The tests that both have figures for; the mean only where it is over the same tasks.
+
+    >>> common_tests(["gsm8k", "mean"], ["aqua", "gsm8k", "mean"])
+    ['gsm8k']
+    """
+    same = set(theirs) - {MEAN} == set(ours) - {MEAN}
+    return [name for name in theirs if name in ours and (same or name != MEAN)]
 
 
 def _beside(study: Study, paper: Published, tested: Mapping[str, Table], number: int) -> Sheet:
@@ -91,7 +97,8 @@ def _notes(study: Study, paper: Published, tested: Mapping[str, Table]) -> tuple
         for train, text in tasks.get(name).contamination.items()
         if train in trained
     ]
-    otherwise = departures(plan.run, paper.protocol, plan.searches, sizes)
+    options = [one.options for one in plan.contestants]
+    otherwise = departures(plan.run, paper.protocol, plan.searches, sizes, study.budgets[-1], options)
     return (*remarks, *contaminated, *(f"{one[0].upper()}{one[1:]}." for one in otherwise))
 
 

@@ -14,9 +14,8 @@ from linchain.lab.report.study import Study, suffix, within
 from linchain.lab.report.svg import ACCENT, INK, MUTED, SURFACE, Panel, draw, logarithmic
 
 if TYPE_CHECKING:
-    from linchain.lab.findings import Cost, Line
+    from linchain.lab.findings import Cost, Line, Range
 
-Price = tuple[float, float, float]  # median, low, high
 SIZE = (4.1, 3.4)  # inches
 LETTER, HEIGHT = 4.7, 10.0  # an average letter's width and a line's height, in points
 
@@ -27,14 +26,14 @@ class Point:
 
     label: str
     score: tuple[float, float, float]
-    price: Price
+    price: Range
 
 
 @dataclass(frozen=True)
 class _Price:
     name: str
     title: str
-    of: Callable[[Cost], Price | None]
+    of: Callable[[Cost], Range | None]
     shown: Callable[[float], str]
     unit: float
     axis: str
@@ -101,9 +100,13 @@ def _panel(
         f"Nobody is as good and as cheap as {words.listed(point.label for point in best)}."
     )
     name = f"{study.name}-pareto{suffix(budget)}-{price.name}"
+    return draw(name, text, lambda axes: _draw(axes, points, best, price.axis, metric), SIZE, price.title)
+
+
+def far_apart(points: Sequence[Point]) -> bool:
+    """Whether prices are better shown on a logarithmic axis, which has no place for 0."""
     prices = [point.price[0] for point in points]
-    far_apart = max(prices) > 8 * min(prices)
-    return draw(name, text, lambda axes: _draw(axes, points, best, price.axis, metric, far_apart), SIZE, price.title)
+    return max(prices) > 8 * min(prices) > 0
 
 
 def front(points: Sequence[Point], higher_is_better: bool) -> list[Point]:
@@ -117,7 +120,7 @@ def front(points: Sequence[Point], higher_is_better: bool) -> list[Point]:
     return [point for point in points if not any(beats(other, point) for other in points)]
 
 
-def _draw(axes: Any, points: list[Point], best: list[Point], label: str, metric: str, by_tens: bool) -> None:
+def _draw(axes: Any, points: list[Point], best: list[Point], label: str, metric: str) -> None:
     for point in points:
         colour = ACCENT if point in best else MUTED
         (value, low, high), (price, least, most) = point.score, point.price
@@ -127,7 +130,7 @@ def _draw(axes: Any, points: list[Point], best: list[Point], label: str, metric:
     axes.margins(x=0.16, y=0.08)
     axes.set_xlabel(label)
     axes.set_ylabel(axis(metric))
-    if by_tens:
+    if far_apart(points):
         logarithmic(axes, "x", words.short_count)
     else:
         axes.xaxis.set_major_formatter(lambda value, _: words.short_count(value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +14,44 @@ if TYPE_CHECKING:
     from linchain.lab.trials import Trial
 
 RANKS = ("entropy_rank", "stable_rank", "participation_ratio")
+ByStep = dict[int, float]
 
 
 @dataclass(frozen=True)
 class Course:
-    """A quantity over training steps: mean, lowest and highest over `seeds` runs, each of shape (steps,)."""
+    """A quantity over training: `steps` (steps,) and `values` (runs, steps)."""
 
     steps: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    seeds: int
+    values: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.values.mean(0)
+
+    @property
+    def low(self) -> np.ndarray:
+        return self.values.min(0)
+
+    @property
+    def high(self) -> np.ndarray:
+        return self.values.max(0)
+
+    @property
+    def seeds(self) -> int:
+        return len(self.values)
+
+    def smoothed(self, width: int) -> Course:
+        """Each value averaged with the `width` - 1 before it; it begins where there are so many."""
+        windows = np.lib.stride_tricks.sliding_window_view(self.values, width, axis=1)
+        return Course(self.steps[width - 1 :], windows.mean(-1))
+
+    def reaches(self, goal: float) -> int | None:
+        """The first step at which the mean is at most `goal`."""
+        steps = self.steps[self.mean <= goal]
+        return int(steps[0]) if len(steps) else None
 
 
-def course(runs: Iterable[dict[int, float]]) -> Course | None:
+def course(runs: Iterable[Mapping[int, float]]) -> Course | None:
     """Over runs of step -> value; steps that some run lacks, or where a value is not finite, are left out."""
     finite = [{step: value for step, value in run.items() if math.isfinite(value)} for run in runs]
     if not finite:
@@ -35,8 +59,7 @@ def course(runs: Iterable[dict[int, float]]) -> Course | None:
     steps = sorted(set.intersection(*(set(run) for run in finite)))
     if not steps:
         return None
-    values = np.array([[run[step] for step in steps] for run in finite])
-    return Course(np.array(steps), values.mean(0), values.min(0), values.max(0), len(finite))
+    return Course(np.array(steps), np.array([[run[step] for step in steps] for run in finite]))
 
 
 def losses(trials: Sequence[Trial], key: str) -> Course | None:
@@ -44,46 +67,88 @@ def losses(trials: Sequence[Trial], key: str) -> Course | None:
     return course({row["step"]: row[key] for row in trial.metrics if row.get(key) is not None} for trial in trials)
 
 
-def ranks(trials: Sequence[Trial], measure: str) -> Course | None:
-    """A rank measure of ΔW, the mean over modules; steps at which ΔW is still zero have no rank and are left out."""
-    return course(
-        _by_step((row["step"], row.get(measure)) for row in trial.diagnostics if row.get("norm") != 0)
-        for trial in trials
-        if trial.diagnostics
+@dataclass(frozen=True)
+class Update:
+    """What one run's diagnostics.jsonl says of ΔW, averaged over modules: the file itself may have 100,000 spectra.
+
+    Attributes:
+        ranks: by measure of RANKS and step; steps at which ΔW is still zero have no rank and are left out.
+        gradients: by factor and step, the norm.
+        first: σ_i/σ_1 over i by factor, at the first measured step. Modules whose factors are of other sizes count up to
+            the size that all have.
+        last: the same at the last one.
+        sizes: the modules' ranks r.
+        folding_error: the largest one.
+    """
+
+    ranks: dict[str, ByStep]
+    gradients: dict[str, ByStep]
+    first: dict[str, ByStep]
+    last: dict[str, ByStep]
+    sizes: frozenset[int]
+    folding_error: float | None
+
+
+def read_update(rows: Sequence[Mapping[str, Any]]) -> Update | None:
+    """None where nothing was measured."""
+    if not rows:
+        return None
+    steps = [row["step"] for row in rows]
+    factors = {name for row in rows for name in row.get("gradients") or {}}
+    moved = [row for row in rows if row.get("norm") != 0]
+    return Update(
+        ranks={measure: _by_step((row["step"], row.get(measure)) for row in moved) for measure in RANKS},
+        gradients={
+            name: _by_step((row["step"], (row.get("gradients") or {}).get(name)) for row in rows) for name in factors
+        },
+        first=_spectra(row for row in rows if row["step"] == min(steps)),
+        last=_spectra(row for row in rows if row["step"] == max(steps)),
+        sizes=frozenset(row["rank"] for row in rows if row.get("rank") is not None),
+        folding_error=max((row["folding_error"] for row in rows if row.get("folding_error") is not None), default=None),
     )
 
 
-def gradients(trials: Sequence[Trial]) -> dict[str, Course]:
-    """Factor -> the norm of its gradient, the mean over modules."""
+def _by_step(pairs: Iterable[tuple[int, float | None]]) -> ByStep:
+    gathered: dict[int, list[float]] = defaultdict(list)
+    for step, value in pairs:
+        if value is not None:
+            gathered[step].append(value)
+    return {step: sum(values) / len(values) for step, values in gathered.items()}
+
+
+def _spectra(rows: Iterable[Mapping[str, Any]]) -> dict[str, ByStep]:
+    spectra: dict[str, list[list[float]]] = defaultdict(list)
+    for row in rows:
+        for name, values in (row.get("factors") or {}).items():
+            if values and None not in values and values[0] > 0:  # None: not a number
+                spectra[name].append([value / values[0] for value in values])
+    return {
+        name: dict(enumerate(np.mean([one[: min(map(len, found))] for one in found], axis=0).tolist(), 1))
+        for name, found in spectra.items()
+    }
+
+
+def ranks(updates: Sequence[Update], measure: str) -> Course | None:
+    """A rank measure of ΔW over the runs."""
+    return course(one.ranks[measure] for one in updates)
+
+
+def gradients(updates: Sequence[Update]) -> dict[str, Course]:
+    """Factor -> the norm of its gradient over the runs."""
+    return _by_factor([one.gradients for one in updates])
+
+
+def factor_spectra(updates: Sequence[Update], last: bool) -> dict[str, Course]:
+    """Factor -> σ_i/σ_1 over i, over the runs, at the last measured step or at the first."""
+    return _by_factor([one.last if last else one.first for one in updates])
+
+
+def _by_factor(runs: Sequence[Mapping[str, ByStep]]) -> dict[str, Course]:
     found = {
-        name: course(
-            _by_step((row["step"], _part(row, "gradients").get(name)) for row in trial.diagnostics)
-            for trial in trials
-            if trial.diagnostics
-        )
-        for name in _names(trials, "gradients")
+        name: course(run[name] for run in runs if name in run)
+        for name in in_order({name for run in runs for name in run})
     }
     return {name: one for name, one in found.items() if one is not None}
-
-
-def factor_spectra(trials: Sequence[Trial], last: bool) -> dict[str, Course]:
-    """Factor -> σ_i/σ_1 over i: the mean over modules for each seed, at the last measured step or at the first.
-
-    Modules whose factors are of other sizes count up to the size that all have.
-    """
-    runs: dict[str, list[dict[int, float]]] = defaultdict(list)
-    for trial in trials:
-        step = (max if last else min)((row["step"] for row in trial.diagnostics), default=None)
-        spectra: dict[str, list[list[float]]] = defaultdict(list)
-        for row in trial.diagnostics:
-            if row["step"] == step:
-                for name, values in _part(row, "factors").items():
-                    if values and None not in values and values[0] > 0:  # None: not a number
-                        spectra[name].append([value / values[0] for value in values])
-        for name, found in spectra.items():
-            runs[name].append(dict(enumerate(np.mean([one[: min(map(len, found))] for one in found], axis=0), 1)))
-    courses = {name: course(runs[name]) for name in in_order(runs)}
-    return {name: one for name, one in courses.items() if one is not None}
 
 
 def in_order(factors: Iterable[str]) -> list[str]:
@@ -93,19 +158,3 @@ def in_order(factors: Iterable[str]) -> list[str]:
     ['A', 'W1', 'W2', 'B', 'AW']
     """
     return sorted(factors, key=lambda name: (len(name) > 1 and not name[1:].isdigit(), name == "B", name))
-
-
-def _by_step(pairs: Iterable[tuple[int, float | None]]) -> dict[int, float]:
-    gathered: dict[int, list[float]] = defaultdict(list)
-    for step, value in pairs:
-        if value is not None:
-            gathered[step].append(value)
-    return {step: sum(values) / len(values) for step, values in gathered.items()}
-
-
-def _names(trials: Sequence[Trial], part: str) -> list[str]:
-    return in_order({name for trial in trials for row in trial.diagnostics for name in _part(row, part)})
-
-
-def _part(row: dict[str, Any], part: str) -> dict[str, Any]:
-    return row.get(part) or {}

@@ -15,6 +15,8 @@ from linchain.lab.report.content import Cell, Column, Sheet, Verbatim
 from linchain.lab.report.study import Study
 from linchain.tasks.records import TASK
 
+_LABELS = {"commit": "commit of the working directory"}
+
 
 def contestants(study: Study) -> Sheet:
     """Each contestant's method, options and learning rates."""
@@ -32,11 +34,11 @@ def contestants(study: Study) -> Sheet:
 
 
 def cautions(study: Study) -> tuple[str, ...]:
-    """What of the test data the training data hold: found by text here, and known of the tasks."""
+    """What of the test data the training data hold, found by text here and known of the tasks; what changed between runs."""
     found = [
         f"{one['same']:,} of {one['n']:,} test questions of {Path(one['test']).name} stand in the training data, and "
         f"{one['near']:,} more nearly so."
-        for one in study.comparison.environment.get("overlap", ())
+        for one in study.environment.get("overlap", ())
         if one["same"] or one["near"]
     ]
     trained = {source.removeprefix(TASK) for source in study.comparison.plan.run["data"]["train"] or ()}
@@ -47,17 +49,26 @@ def cautions(study: Study) -> tuple[str, ...]:
         for train, text in tasks.get(name).contamination.items()
         if train in trained
     ]
-    return (*found, *known)
+    differing = [
+        f"Not the same for all runs: {_LABELS.get(key, key)} ({words.listed(map(_value, values))})."
+        for key, values in study.environment.get("differing", {}).items()
+    ]
+    return (*found, *known, *differing)
 
 
 def environment(study: Study) -> Sheet | None:
     """Versions, machine, commit, and the hashes of model and data."""
-    found = list(_flat({name: value for name, value in study.comparison.environment.items() if name != "overlap"}))
+    shown = {
+        _LABELS.get(name, name): value
+        for name, value in study.environment.items()
+        if name not in ("overlap", "differing")
+    }
+    found = list(_flat(shown))
     if not found:
         return None
     rows = tuple((Cell(name), Cell(value)) for name, value in found)
     records = tuple({"name": name, "value": value} for name, value in found)
-    caption = "Versions and machine, and SHA-256 of the model’s files and of each split’s records."
+    caption = "Versions and machine, of the last run that began, and SHA-256 of the model’s files and of each split’s records."
     return Sheet(f"{study.name}-environment", caption, (Column("What"), Column("Value")), rows, records)
 
 
@@ -68,7 +79,11 @@ def reruns(study: Study) -> tuple[Verbatim, ...]:
     plan = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     command = "linchain compare plan.yaml output=rerun"
     return (
-        Verbatim(f"{study.name}-command", "The command, with the plan below saved as plan.yaml", command),
+        Verbatim(
+            f"{study.name}-command",
+            "The command, with the plan below saved as plan.yaml, and the model and data whose hashes stand above",
+            command,
+        ),
         Verbatim(f"{study.name}-plan", "The resolved plan", plan.rstrip(), folded=True),
     )
 

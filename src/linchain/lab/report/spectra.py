@@ -55,8 +55,8 @@ def rank_courses(study: Study, budget: int | None) -> Picture | None:
     """How many directions ΔW uses along training, a panel a contestant."""
     found = {}
     for label in study.contestants:
-        runs = study.runs(label, budget)
-        found[label] = {measure: one for measure in RANKS if (one := ranks(runs, measure)) is not None}
+        updates = study.updates(label, budget)
+        found[label] = {measure: one for measure in RANKS if (one := ranks(updates, measure)) is not None}
     caption = (
         f"Effective ranks of ΔW along training{within(budget)}: means over the measured modules and over seeds, band from the "
         "lowest to the highest seed. Steps at which ΔW is still zero are left out. None of the three can exceed the rank r "
@@ -69,7 +69,7 @@ def rank_courses(study: Study, budget: int | None) -> Picture | None:
 
 def gradient_courses(study: Study, budget: int | None) -> Picture | None:
     """The norm of each factor's gradient along training, a panel a contestant."""
-    found = {label: gradients(study.runs(label, budget)) for label in study.contestants}
+    found = {label: gradients(study.updates(label, budget)) for label in study.contestants}
     caption = (
         f"Norm of the loss’s gradient with respect to each factor along training{within(budget)}, logarithmic: means over the "
         "measured modules and over seeds, band from the lowest to the highest seed. Where a gradient is exactly zero (all "
@@ -82,7 +82,7 @@ def gradient_courses(study: Study, budget: int | None) -> Picture | None:
 
 def spectra(study: Study, budget: int | None, last: bool) -> Picture | None:
     """The singular values of each factor and of A·W1…Wn, a panel a contestant."""
-    found = {label: factor_spectra(study.runs(label, budget), last) for label in study.contestants}
+    found = {label: factor_spectra(study.updates(label, budget), last) for label in study.contestants}
     when = "at the end of training" if last else "at the start"
     caption = (
         f"Singular values of the factors {when}{within(budget)}, each over its largest, logarithmic: means over the measured "

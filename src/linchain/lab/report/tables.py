@@ -11,9 +11,7 @@ from linchain.lab.report.content import EMPTY, Cell, Column, Sheet
 from linchain.lab.report.study import Study, suffix, within
 
 if TYPE_CHECKING:
-    from linchain.lab.findings import Cost, Line, Table
-
-Price = tuple[float, float, float]  # median, low, high
+    from linchain.lab.findings import Cost, Line, Range, Table
 
 
 def overview(study: Study, budget: int | None) -> Sheet | None:
@@ -47,8 +45,8 @@ def overview(study: Study, budget: int | None) -> Sheet | None:
         )
         records.append(_score_record(line, table) | _cost_record(cost))
     caption = (
-        f"{_what(table)}{within(budget)}, {_means(table)}; beneath it the 95 % interval over the test "
-        f"examples. {table.resolution}.{_measured(costs.values())}"
+        f"{_what(table)}{within(budget)}, {_means(table)}; beneath it the 95 % interval over the test examples. Level with the "
+        f"best is what is not distinguishable from it.{_measured(costs.values())}"
     )
     return Sheet(f"{study.name}-overview{suffix(budget)}", caption, columns, tuple(rows), tuple(records))
 
@@ -71,18 +69,16 @@ def scores(study: Study, table: Table) -> Sheet:
         Column(f"Difference from {study.reference}", True),
         Column("p over examples", True),
         Column("p over seeds", True),
-        Column("p over both", True),
+        Column("p over both, adjusted", True),
         Column("In words"),
     )
-    tests = words.listed(sorted({line.difference.test for line in table.lines if line.difference}))
     rows = []
     for line in table.lines:
         found = line.difference
-        edge = f"{'lower' if line.edge == 'low' else 'upper'} edge of the grid" if line.edge else ""
         rows.append(
             (
                 Cell(line.contestant),
-                Cell(words.rate(line.learning_rate), edge),
+                Cell(words.rate(line.learning_rate), words.edge(line.edge)),
                 _score(line, table.metric),
                 Cell(" · ".join(words.score(seed.value, table.metric).removesuffix(" %") for seed in line.seeds)),
                 EMPTY if line.seed_sd is None else Cell(words.spread(line.seed_sd, table.metric)),
@@ -95,9 +91,8 @@ def scores(study: Study, table: Table) -> Sheet:
             )
         )
     caption = (
-        f"{_what(table)} on {table.test}{within(table.budget)}, {_means(table)}. Intervals are 95 % over the test examples; "
-        f"differences are paired by example. p over examples: {tests}; p over seeds: Welch’s test; p over both is adjusted by "
-        "Holm for all contestants tested against the reference, and is what “better” and “worse” go by (below 5 %)."
+        f"{_what(table)}{within(table.budget)}, {_means(table)}. Intervals are 95 % over the test examples; differences are "
+        f"paired by example.{_tested(table)}"
     )
     number = study.analysis.tables.index(table)
     records = tuple(_score_record(line, table) for line in table.lines)
@@ -105,6 +100,22 @@ def scores(study: Study, table: Table) -> Sheet:
     folded = "" if alone else f"Seeds, differences and tests on {study.title(table)}{within(table.budget)}"
     notes = (f"{table.resolution}.",)
     return Sheet(f"{study.name}-scores-{number}", caption, columns, tuple(rows), records, notes, folded)
+
+
+def _tested(table: Table) -> str:
+    """What the p-values of a table are of."""
+    tests = sorted({line.difference.test for line in table.lines if line.difference})
+    if not tests:
+        return ""
+    both = (
+        "p over seeds: Welch’s test; p over both: the same with the error over examples added, but never below p over examples"
+        if any(len(line.seeds) > 1 for line in table.lines)
+        else "p over both: with one seed each that of the examples alone"
+    )
+    return (
+        f" p over examples: {words.listed(tests)}; {both}. The last is adjusted by Holm for all contestants tested against the "
+        "reference in this table, not across tables, and is what “better” and “worse” go by (below 5 %)."
+    )
 
 
 def matrix(study: Study, budget: int | None) -> Sheet | None:
@@ -134,7 +145,7 @@ def matrix(study: Study, budget: int | None) -> Sheet | None:
 
 def _what(table: Table) -> str:
     direction = "higher" if table.higher_is_better else "lower"
-    return f"{words.metric_name(table.metric).capitalize()} ({direction} is better)"
+    return f"{words.metric_name(table.metric).capitalize()} {words.on(table.test)} ({direction} is better)"
 
 
 def _means(table: Table) -> str:
@@ -250,13 +261,13 @@ def costs(study: Study, budget: int | None) -> Sheet | None:
     return Sheet(f"{study.name}-costs{suffix(budget)}", caption, columns, rows, records)
 
 
-def _price(price: Price | None, shown: Any) -> Cell:
+def _price(price: Range | None, shown: Any) -> Cell:
     if price is None:
         return EMPTY
     return Cell(shown(price[0]), words.interval(price[1], price[2], shown) if price[1] < price[2] else "")
 
 
-def _ratio(price: Price | None, reference: Price | None) -> Cell:
+def _ratio(price: Range | None, reference: Range | None) -> Cell:
     return Cell(f"× {price[0] / reference[0]:.2f}") if price and reference else EMPTY
 
 
@@ -284,5 +295,8 @@ def failures(study: Study) -> Sheet | None:
         )
         for one in found
     )
-    caption = f"{words.plural(len(found), 'run')} failed. A learning rate that failed counts as searched."
+    caption = (
+        f"{words.plural(len(found), 'run')} failed. A learning rate at which training diverged counts as searched, one whose "
+        "run failed otherwise does not."
+    )
     return Sheet(f"{study.name}-failures", caption, columns, rows, tuple(asdict(one) for one in found))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from linchain.evaluation.scores import CORRELATIONS, MEAN, SHARES
+from linchain.lab.choice import Edge
 from linchain.lab.findings import ONLY_TEST
 
 METRICS = {
@@ -99,6 +100,14 @@ def rate(value: float | None) -> str:
         return NONE
     mantissa, _, exponent = f"{value:.3e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def edge(which: Edge | None) -> str:
+    """
+    >>> edge("low"), edge(None)
+    ('lower edge of the grid', '')
+    """
+    return {"low": "lower edge of the grid", "high": "upper edge of the grid", None: ""}[which]
 
 
 def count(value: int | float) -> str:
