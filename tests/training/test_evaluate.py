@@ -6,7 +6,7 @@ import random
 import pytest
 
 from linchain.errors import LinchainError
-from linchain.training.evaluate import Question, evaluate_target
+from linchain.training.evaluate import Question, evaluate_target, resolve, settings_for
 from linchain.training.load_config import build_config
 from linchain.training.run import train
 
@@ -75,8 +75,44 @@ def test_a_run_and_its_adapter_score_as_at_the_end_of_training(run, tmp_path, ti
 def test_other_data_of_another_kind_may_be_given_to_a_run(run, tmp_path):
     run([{"instruction": "say", "output": "blue", "answer": "blue"}] * 2, steps=1, evaluation={"max_new_tokens": 6})
     text = write(tmp_path / "text.jsonl", [{"text": "one two three"}])
-    answer = evaluate_target(Question("run", None, {"data.test": [text]}))
+    asked = Question("run", None, {"data.test": [text]})
+    answer = evaluate_target(asked)
     assert [score.name for score in answer.scores] == ["loss", "perplexity"]
+    assert settings_for(resolve(asked), asked).evaluation.max_new_tokens is None
+
+
+def test_a_run_with_columns_of_its_own_is_tested_on_tasks_and_on_data_in_ours(run, tmp_path):
+    data = write(tmp_path / "own.jsonl", [{"q": "say", "a": "blue"}] * 2)
+    (tmp_path / "math").mkdir()
+    ours = {"instruction": "say", "input": "", "output": "1", "answer": "1"}
+    in_ours = write(tmp_path / "math/gsm8k.test.jsonl", [ours] * 3)
+    asked = {
+        "train": data,
+        "test": [data, "task:gsm8k"],
+        "columns": {"instruction": "q", "output": "a", "answer": "a"},
+        "folder": str(tmp_path),
+    }
+    result = run([], steps=1, data=asked, evaluation={"max_new_tokens": 2})
+    assert {score["task"]: score["n"] for score in result["scores"]["after"]} == {None: 2, "gsm8k": 3, "mean": 5}
+    for source, count in ((data, 2), (in_ours, 3), ("task:gsm8k", 3)):
+        options = {"data.test": [source], "evaluation.max_new_tokens": 2}
+        (score,) = evaluate_target(Question("run", None, options)).scores
+        assert (score.name, score.n) == ("exact_match", count)
+
+
+def test_predictions_are_named_after_all_of_the_data_and_after_how_answers_were_read(run, tmp_path):
+    rows = [{"instruction": "say", "output": "1", "answer": "1"}] * 2
+    run(rows, steps=1, evaluation={"max_new_tokens": 2})
+    other = write(tmp_path / "other.jsonl", rows)
+    names = []
+    for sources, extraction in (
+        (["data.jsonl"], "standard"),
+        (["data.jsonl", other], "standard"),
+        (["data.jsonl"], "paper"),
+    ):
+        options = {"data.test": sources, "evaluation.extraction": extraction, "evaluation.max_new_tokens": 2}
+        names.append(evaluate_target(Question("run", None, options)).predictions.name)
+    assert names == ["data.exact_match.jsonl", "data+other.exact_match.jsonl", "data.exact_match.paper.jsonl"]
 
 
 def test_chat_learns_the_assistants_turns(run, tmp_path, tiny_model):

@@ -23,8 +23,8 @@ TASKS = (
         licence="CC BY-SA 3.0, GFDL",
         from_hub=_not_empty,
         note="One loss for each record: from the Hub for each line but the empty ones, about a third of those counted here. "
-        "Published perplexities are of the joined text, in windows, and compare with none of these. The JSONL files are a sample "
-        "of 1,000 passages split by us.",
+        "Published perplexities are of the joined text, in windows, and compare with none of these. The JSONL files are a "
+        "sample of 1,000 passages split by us.",
     ),
     Task(
         name="tinystories",

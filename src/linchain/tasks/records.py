@@ -60,11 +60,17 @@ def read_records(
 
 
 def rename_columns(records: list[Record], columns: dict[str, str]) -> list[Record]:
-    """Records with the field `name` taken from column `columns[name]`, for data that names its columns otherwise."""
+    """Records with the field `name` taken from column `columns[name]`, for data that names its columns otherwise.
+
+    Those of tasks have our columns already, and stay as they are.
+    """
     if not columns:
         return records
     renamed = []
     for record in records:
+        if record.task is not None:
+            renamed.append(record)
+            continue
         for name, column in columns.items():
             if column not in record.fields:
                 raise LinchainError(

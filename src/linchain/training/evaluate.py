@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,14 @@ from linchain.files import check_writable
 from linchain.tasks.records import rename_columns
 from linchain.tasks.sentence_pair import Labels
 from linchain.tasks.sources import read_scored
-from linchain.training.config import RunConfig
+from linchain.training.config import RunConfig, named_tasks
 from linchain.training.load_config import build_config, load_config
 from linchain.training.prepare import choose_max_length
 from linchain.training.run_folder import RunFolder, write_jsonl
+
+# What a run's own test data were scored by, which need not fit others.
+OF_ITS_DATA = ("metric", "scorer", "limit", "max_new_tokens")
+LONGEST_NAME = 200  # of a predictions file, in letters: file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -79,20 +84,29 @@ def evaluate_target(question: Question, console: Console | None = None) -> Answe
     tokenizer = target_tokenizer(target, config)
     data = _prepare(config, target, tokenizer)
     source = ", ".join(config.data.test)
-    file = predictions_file(question, target, f"{Path(config.data.test[0].replace(':', '-')).stem}.{data.metric}")
+    names = [Path(source.replace(":", "-")).stem for source in config.data.test]
+    file = predictions_file(question, target, names, _scored_by(config, data))
     model = load_target(target, config, tokenizer, data.labels)
-    with evaluation_progress(console, "evaluating", len(data.records)) as advance:
-        rows = predict(
+    rows = predicted(config, model, tokenizer, data, "evaluating", console)
+    write_jsonl(file, rows)
+    return Answer(score(data.metric, rows), file, source)
+
+
+def predicted(
+    config: RunConfig, model: Any, tokenizer: Any, data: EvaluationData, title: str, console: Console
+) -> list[dict[str, Any]]:
+    """The prediction rows of `data`, by the settings of `config.evaluation`, with a progress bar called `title`."""
+    asked = config.evaluation
+    with evaluation_progress(console, title, len(data.records)) as advance:
+        return predict(
             model,
             tokenizer,
             data,
-            batch_size=config.evaluation.batch_size,
-            max_new_tokens=config.evaluation.max_new_tokens,
-            num_beams=config.evaluation.num_beams,
+            batch_size=asked.batch_size,
+            max_new_tokens=asked.max_new_tokens,
+            num_beams=asked.num_beams,
             progress=advance,
         )
-    write_jsonl(file, rows)
-    return Answer(score(data.metric, rows), file, source)
 
 
 def resolve(question: Question) -> Target:
@@ -131,20 +145,23 @@ def settings_for(target: Target, question: Question) -> RunConfig:
     values.setdefault("data", {})
     values["output"] = question.target
     if "data.test" in question.options:
-        for name in ("metric", "scorer", "limit"):  # what the run was scored by need not fit other data
+        for name in OF_ITS_DATA:
             values.get("evaluation", {}).pop(name, None)
     for key, value in question.options.items():
         *section, name = key.split(".")
         (values.setdefault(section[0], {}) if section else values)[name] = value
+    if "data.folder" not in question.options and not named_tasks(values["data"]):
+        values["data"].pop("folder", None)  # the run's own, where only its test data were tasks
     return build_config(values, "evaluate")
 
 
 def _prepare(config: RunConfig, target: Target, tokenizer: Any) -> EvaluationData:
     assert config.data.test
     asked = config.data
-    records = rename_columns(
-        read_scored(config.data.test, "test", config.evaluation.limit, asked.folder), asked.columns
-    )
+    records = read_scored(config.data.test, "test", config.evaluation.limit, asked.folder)
+    named = {column for record in records for column in record.fields}
+    # other data than the run's may have our columns already
+    records = rename_columns(records, {name: column for name, column in asked.columns.items() if column in named})
     model_config = load_model_config(target.base)
     context = context_length(model_config)
     labels = None
@@ -159,11 +176,19 @@ def _prepare(config: RunConfig, target: Target, tokenizer: Any) -> EvaluationDat
     return data
 
 
-def predictions_file(question: Question, target: Target, scored: str) -> Path:
-    """Where the predictions on what `scored` names will be written; LinchainError where they may or can not be."""
+def _scored_by(config: RunConfig, data: EvaluationData) -> str:
+    """The metric, and the extraction where answers are read by another than the default."""
+    extraction = config.evaluation.extraction
+    read = any(part.prompts for part in data.parts) and extraction != "standard"
+    return f"{data.metric}.{extraction}" if read else data.metric
+
+
+def predictions_file(question: Question, target: Target, names: Sequence[str], scored_by: str) -> Path:
+    """Where the predictions on what is called `names` will be written; LinchainError where they may or can not be."""
     inside = target.predictions.name != str(target.predictions)  # the run's own folder needs no name of the target
+    data = "+".join(names)[:LONGEST_NAME]
     base = f"on-{Path(question.base).name}" if question.base else ""
-    stem = ".".join(part for part in ("" if inside else Path(question.target).name, scored, base) if part)
+    stem = ".".join(part for part in ("" if inside else Path(question.target).name, data, scored_by, base) if part)
     file = Path(question.output).expanduser() if question.output else target.predictions / f"{stem}.jsonl"
     if file.exists() and not question.overwrite:
         raise LinchainError(f"predictions file {file} exists; name another with --output, or --overwrite it")

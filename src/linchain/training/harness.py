@@ -20,7 +20,6 @@ from linchain.training.run_folder import write_jsonl
 
 # What of a question the harness's tasks leave open; data, prompts, decoding and metrics are theirs.
 OPTIONS = ("model.dtype", "evaluation.limit", "evaluation.batch_size")
-LONGEST_NAME = 200  # of a file, in letters: file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def evaluate_with_harness(question: Question, tasks: Sequence[str], include: str
     config = settings_for(target, replace(question, options={"evaluation.limit": None, **question.options}))
     if config.task != "causal_lm":
         raise LinchainError(f"--harness asks causal language models; {question.target} is a sequence classifier")
-    file = predictions_file(question, target, f"{'+'.join(tasks)[:LONGEST_NAME]}.harness")
+    file = predictions_file(question, target, tasks, "harness")
     loaded = load_tasks(tasks, include)
     tokenizer = target_tokenizer(target, config)
     model = load_target(target, config, tokenizer)

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from linchain.errors import LinchainError
 from linchain.evaluation.models import LABELS_FILE, model_path
-from linchain.evaluation.predict import EvaluationData, predict
-from linchain.evaluation.progress import evaluation_progress
+from linchain.evaluation.predict import EvaluationData
 from linchain.evaluation.scores import Score, score
 from linchain.training.config import RunConfig
+from linchain.training.evaluate import predicted
 from linchain.training.load_config import differences, dump_config, load_config
 from linchain.training.prepare import PreparedData, prepare_data
 from linchain.training.run_folder import (
@@ -233,16 +233,7 @@ def _evaluate(
     if file.is_file():
         return score(test.metric, read_jsonl(file))
     title = "evaluating on validation data" if stage == "validation" else f"evaluating {stage} training"
-    with evaluation_progress(console, title, len(test.records)) as advance:
-        rows = predict(
-            trainer.model,
-            trainer.processing_class,
-            test,
-            batch_size=config.evaluation.batch_size,
-            max_new_tokens=config.evaluation.max_new_tokens,
-            num_beams=config.evaluation.num_beams,
-            progress=advance,
-        )
+    rows = predicted(config, trainer.model, trainer.processing_class, test, title, console)
     write_jsonl(file, rows)
     return score(test.metric, rows)
 
