@@ -96,8 +96,6 @@ def _adapter_line(model: Any) -> str:
 
 def _data_line(data: PreparedData) -> str:
     counts = ", ".join(f"{len(records):,} {split}" for split, records in data.records.items())
-    if data.validation and "validation" not in data.records:
-        counts += f", {len(data.validation.records):,} validation"
     cut = sum(example.cut for example in data.train)
     line = f"{counts} (format {data.format.name})"
     return line + (f"; {cut:,} training examples cut to {data.max_length} tokens" if cut else "")
