@@ -120,13 +120,14 @@ def comparison(
             if stage == "search" and (trial.contestant, trial.learning_rate) == failing:
                 write_json(trial.files.error, {"error": "the loss is not a number at step 17", "diverged": True})
             else:
-                _run(made, trial, number, rows, metric, skill.get(trial.contestant, (0.6, 1e-3)), n)
+                run(made, trial, number, rows, metric, skill.get(trial.contestant, (0.6, 1e-3)), n)
     return made
 
 
-def _run(
+def run(
     made: Comparison, trial: Trial, number: int, rows: Rows, metric: str, skill: tuple[float, float], n: int
 ) -> None:
+    """Writes what a finished run leaves; `number` is the seed of its figures."""
     generator = np.random.default_rng([number, len(trial.contestant)])
     best, rate = skill
     reached = best - 0.12 * abs(math.log10(trial.learning_rate / rate))

@@ -1,22 +1,32 @@
 """A comparison from its plan to its summary: runs, failures, growing, and being killed."""
 
+import itertools
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
 from linchain.cli.app import app
 from linchain.errors import LinchainError
-from linchain.lab.compare import check_folder, compare
+from linchain.lab.compare import check_folder, compare, write_summary
+from linchain.lab.describe import describe
 from linchain.lab.plan import build_plan
 from linchain.lab.trials import Comparison
+from linchain.training.load_config import build_config, dump_config
+from linchain.training.run_folder import write_json, write_text
+from tests.lab import synthetic
 
 
 def values(tiny_model, output, **changes):
@@ -63,9 +73,16 @@ def test_search_runs_never_see_test_data(finished):
 
 
 def test_the_summary_holds_no_times(finished):
-    text = finished.summary.read_text()
-    assert "seconds" not in text
-    assert [line["contestant"] for line in json.loads(text)["tables"][0]["lines"]]
+    summary = json.loads(finished.summary.read_text())
+    assert {key for cost in summary["costs"] for key in cost} == {
+        "contestant",
+        "budget",
+        "trainable",
+        "total",
+        "source",
+    }
+    assert "measured" not in summary
+    assert [line["contestant"] for line in summary["tables"][0]["lines"]]
 
 
 def test_a_finished_comparison_runs_nothing_again(finished):
@@ -77,7 +94,7 @@ def test_a_finished_comparison_runs_nothing_again(finished):
 
 
 def test_a_failed_run_is_a_row(tiny_model, tmp_path):
-    # a rate at which the loss is no longer a number, and a start that this width cannot have
+    # a rate at which the loss is no longer a number
     plan = values(tiny_model, tmp_path / "out", learning_rates=[1e-3, 1e30], seeds=1, cost={"rounds": 0})
     comparison = compare(Comparison(build_plan(plan)))
     failed = {(trial.contestant, trial.learning_rate): trial.error for trial in comparison.trials if trial.error}
@@ -115,6 +132,117 @@ def test_dry_run_shows_the_runs_and_leaves_nothing(tiny_model, tmp_path):
     assert "ms a step of lora (a probe of 5 steps)" in shown.output
     assert "KiB" in shown.output or "MiB" in shown.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Runs that are made up instead of trained; `pretend.asked` are their trials, `pretend.failing` the errors of some."""
+    made = SimpleNamespace(asked=[], failing={})
+
+    def run_all(trials, places, finished):
+        for number, trial in enumerate(trials):
+            made.asked.append(trial)
+            write_text(trial.files.config, dump_config(build_config(dict(trial.values))))
+            trial.files.error.unlink(missing_ok=True)
+            if failure := made.failing.get((trial.contestant, trial.stage, trial.seed or trial.learning_rate)):
+                write_json(trial.files.error, failure)
+            else:
+                synthetic.run(made.comparison, trial, number, synthetic.answers, "exact_match", (0.6, 1e-3), 20)
+            finished(trial, 1.0)
+
+    def run(plan, console=None):
+        made.asked.clear()
+        made.comparison = Comparison(build_plan(plan))
+        return compare(made.comparison, console)
+
+    monkeypatch.setattr("linchain.lab.compare.run_all", run_all)
+    made.run = run
+    return made
+
+
+def test_a_plan_that_has_grown_runs_only_what_is_new(pretend, tmp_path):
+    plan = values("starter", tmp_path / "out")
+    before = {trial.folder: trial.files.result.stat().st_mtime_ns for trial in pretend.run(plan).trials}
+    assert len(before) == 10
+    done = pretend.run({**plan, "seeds": 3, "methods": [*plan["methods"], "rslora"]})
+    assert {(one.contestant, one.stage) for one in pretend.asked if one.contestant != "rslora"} == {
+        ("lora", "final"),
+        ("linchain", "final"),
+    }
+    assert {one.seed for one in pretend.asked if one.contestant == "lora"} == {3}
+    assert len(pretend.asked) == 2 + 2 + 3 + 1
+    assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in before} == before
+    assert {trial.state for trial in done.trials} == {"done"}
+    assert len(json.loads(done.summary.read_text())["tables"][0]["lines"]) == 3
+
+
+def test_a_run_that_failed_is_tried_again_and_one_that_diverged_is_not(pretend, tmp_path):
+    plan, printed = values("starter", tmp_path / "out"), StringIO()
+    accident, diverged = ("lora", "final", 2), ("linchain", "search", 1e-2)
+    pretend.failing = {
+        accident: {"error": "out of memory", "diverged": False},
+        diverged: {"error": "no longer a number", "diverged": True},
+    }
+    done = pretend.run(plan, Console(file=printed, width=200))
+    assert [(one.contestant, one.error) for one in done.analysis.failures] == [
+        ("linchain", "no longer a number"),
+        ("lora", "out of memory"),
+    ]
+    assert "lora: seed 2 failed: out of memory" in printed.getvalue()
+    pretend.failing, printed = {}, StringIO()
+    done = pretend.run(plan, Console(file=printed, width=200))
+    assert [(one.contestant, one.stage, one.seed) for one in pretend.asked] == [accident]
+    assert "failed" not in printed.getvalue()
+    assert [one["contestant"] for one in json.loads(done.summary.read_text())["failures"]] == ["linchain"]
+
+
+def test_costs_are_measured_in_rounds_each_in_an_order_of_its_own(pretend, tmp_path):
+    plan = values("starter", tmp_path / "out", seeds=1, cost={"steps": 2, "rounds": 4})
+    pretend.run({**plan, "methods": ["lora", "rslora", "moslora", "linchain"]})
+    rounds = [
+        [one.contestant for one in group] for _, group in itertools.groupby(_costs(pretend), lambda one: one.seed)
+    ]
+    assert [sorted(one) for one in rounds] == [["linchain", "lora", "moslora", "rslora"]] * 4
+    assert len({tuple(one) for one in rounds}) > 1
+
+
+def _costs(pretend):
+    return [one for one in pretend.asked if one.stage == "cost"]
+
+
+def test_what_a_kill_has_left_beside_a_finished_run_is_removed(pretend, tmp_path):
+    plan = values("starter", tmp_path / "out")
+    done = pretend.run(plan)
+    for trial in done.trials:
+        trial.files.checkpoints.mkdir()
+        trial.files.adapter.mkdir()
+    pretend.run(plan)
+    assert pretend.asked == []
+    assert not any(trial.files.checkpoints.exists() for trial in done.trials)
+    assert {trial.stage for trial in done.trials if trial.files.adapter.exists()} == {"final"}
+
+
+def test_runs_on_other_data_are_refused(pretend, tmp_path):
+    plan = values("starter", tmp_path / "out")
+    done = pretend.run(plan)
+    last = done.final_trials(done.choices(done.search_trials()))[-1]
+    changed = json.loads(last.files.environment.read_text())
+    changed["data"]["train"]["sha256"] = "another"
+    write_json(last.files.environment, changed)
+    with pytest.raises(LinchainError, match=r"linchain/seed-2-at-.* reads other train data than .*lora/search-0\.001"):
+        pretend.run(plan)
+    last.files.environment.unlink()
+    with pytest.raises(LinchainError, match="this plan reads other model files than"):
+        describe(done, costs=False)
+
+
+def test_numbers_that_json_does_not_have_are_left_out_of_the_summary(pretend, tmp_path):
+    done = pretend.run(values("starter", tmp_path / "out"))
+    table = replace(done.analysis.tables[0], resolvable=math.inf, resolvable_with_seeds=math.nan)
+    done.analysis = replace(done.analysis, tables=(table,))
+    write_summary(done)
+    (table,) = json.loads(done.summary.read_text(), parse_constant=pytest.fail)["tables"]
+    assert (table["resolvable"], table["resolvable_with_seeds"]) == (None, None)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")

@@ -30,7 +30,7 @@ def compare(
 
     check_installed()
 
-    from linchain.lab.compare import check_folder, compare
+    from linchain.lab.compare import check_folder, run_plan
     from linchain.lab.describe import describe
     from linchain.lab.outcome import outcome
     from linchain.lab.plan import load_plan
@@ -44,7 +44,7 @@ def compare(
     if dry_run:
         return
     try:
-        comparison = compare(comparison, console)
+        comparison = run_plan(comparison, console)
     except KeyboardInterrupt:
         again = shlex.join(["linchain", "compare", str(plan), *(overrides or ())])
         console.print(f"stopped; continue with: {again}", markup=False, highlight=False, soft_wrap=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 
@@ -27,8 +30,13 @@ def compare(comparison: Comparison, console: Console | None = None) -> Compariso
 
     Raises LinchainError, before anything is run, for a folder that holds another plan or something else.
     """
-    console, plan = console or Console(quiet=True), comparison.plan
     check_folder(comparison)
+    return run_plan(comparison, console or Console(quiet=True))
+
+
+def run_plan(comparison: Comparison, console: Console) -> Comparison:
+    """The part of `compare` that runs and writes, in a folder that has been checked."""
+    plan = comparison.plan
     with folder_lock(comparison.folder):
         comparison.runs.mkdir(exist_ok=True)  # before the plan, which by itself could be the one that a user wrote
         write_text(comparison.plan_file, comparison.dump_plan())
@@ -53,12 +61,11 @@ def check_folder(comparison: Comparison) -> None:
     A plan may grow: more seeds, rates or contestants leave the runs that are there as they are.
     """
     check_writable(comparison.folder)
-    if not (comparison.plan_file.is_file() and comparison.runs.is_dir()):
-        if foreign_names(comparison.folder, {LOCK, comparison.runs.name}):
-            raise LinchainError(
-                f"output folder {comparison.folder} is not empty and holds no comparison; choose another one"
-            )
-        return
+    begun = comparison.plan_file.is_file() and comparison.runs.is_dir()
+    if not begun and foreign_names(comparison.folder, {LOCK, comparison.runs.name}):
+        raise LinchainError(
+            f"output folder {comparison.folder} is not empty and holds no comparison; choose another one"
+        )
     for trial in comparison.trials:
         if not trial.files.config.is_file():
             continue
@@ -91,7 +98,16 @@ def write_summary(comparison: Comparison) -> None:
     for timed in content["costs"]:
         for name in ("seconds_per_step", "memory_bytes", "train_seconds"):
             timed.pop(name, None)
-    write_json(comparison.summary, content)
+    write_json(comparison.summary, _finite(content))
+
+
+def _finite(content: Any) -> Any:
+    """None for every number that JSON does not have, such as a perplexity beyond all bounds."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _choices(comparison: Comparison) -> dict[tuple[str, int | None], float]:
@@ -101,11 +117,25 @@ def _choices(comparison: Comparison) -> dict[tuple[str, int | None], float]:
 def _run_stage(
     comparison: Comparison, trials: Callable[[], Sequence[Trial]], places: list[Slot], progress: PlanProgress
 ) -> None:
+    def finished(trial: Trial, seconds: float) -> None:
+        _leave_what_is_read(trial)
+        progress.finished(trial, seconds)
+
     every = trials()
+    for trial in every:  # a kill may have come before the last time
+        _leave_what_is_read(trial)
     open_ones = [trial for trial in every if _to_run(trial)]
     progress.begin([trial for trial in every if not _to_run(trial)])
     if open_ones:
-        run_all(open_ones, places, progress.finished)
+        run_all(open_ones, places, finished)
+
+
+def _leave_what_is_read(trial: Trial) -> None:
+    """Of a finished run: no checkpoints, and weights of final runs only. A plan has many runs, and disks are finite."""
+    if trial.state == "done":
+        weights = () if trial.stage == "final" else (trial.files.adapter, trial.files.model)
+        for path in (trial.files.checkpoints, *weights):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _to_run(trial: Trial) -> bool:

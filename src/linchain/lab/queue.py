@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
+from linchain.errors import LinchainError
 from linchain.lab.trials import Trial
 from linchain.training.run_folder import write_json
 
@@ -30,11 +31,14 @@ class Slot:
 
 
 def slots(threads: int | None) -> list[Slot]:
-    """One for each GPU; without any, as many as the cores hold of `threads`, by default one on all cores."""
+    """One for each GPU; without any, as many as the cores hold of `threads`, by default one on all cores.
+
+    An accelerator of another kind takes one run at a time: which of several a process sees is told to each kind otherwise.
+    """
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    gpus = torch.cuda.device_count()
+    gpus = torch.cuda.device_count() or int(torch.accelerator.is_available())
     if gpus:
         return [Slot(threads or max(1, cores // gpus), gpu) for gpu in range(gpus)]
     threads = min(threads or cores, cores)
@@ -45,11 +49,12 @@ def run_all(trials: Sequence[Trial], places: Sequence[Slot], finished: Finished)
     """Runs each trial in a process of its own, at most one a slot, in their order.
 
     Args:
-        trials: each leaves result.json or error.json in its folder, also where its process is killed.
+        trials: each leaves result.json or error.json in its folder, also where its process is killed by another than us.
         places: where they run.
         finished: called with each trial and the seconds that it took, as it ends.
 
-    On KeyboardInterrupt the runs, which get the signal too, are let write their checkpoints, and it is raised again.
+    On KeyboardInterrupt the runs, which get the signal too, are let write their checkpoints, and it is raised again. Whatever
+    else is raised here or by `finished` ends the runs: who looked on is gone.
     """
     context: Any = _context(places)
     waiting, free = deque(trials), list(places)
@@ -68,6 +73,10 @@ def run_all(trials: Sequence[Trial], places: Sequence[Slot], finished: Finished)
                 free.append(slot)
                 _explain_death(trial, process.exitcode)
                 finished(trial, time.perf_counter() - began)
+    except Exception:
+        for _, _, _, process in running.values():
+            process.terminate()
+        raise
     finally:
         for _, _, _, process in running.values():
             process.join()
@@ -85,7 +94,7 @@ def _only(gpu: int | None) -> Iterator[None]:
     before = os.environ.get(VISIBLE)
     if gpu is not None:
         # the device as the user's own list, where there is one, names it
-        listed = [name for name in (before or "").split(",") if name.strip()]
+        listed = [name.strip() for name in (before or "").split(",") if name.strip()]
         os.environ[VISIBLE] = listed[gpu] if listed else str(gpu)
     try:
         yield
@@ -106,12 +115,13 @@ def _context(places: Sequence[Slot]) -> Any:
 
 
 def _explain_death(trial: Trial, exitcode: int | None) -> None:
-    """error.json of a run that could not write one itself."""
+    """error.json of a run that could not write one itself. Raises LinchainError where that cannot be written either."""
     if trial.state != "missing" or exitcode is None:
         return
     how = f"killed by signal {-exitcode}" if exitcode < 0 else f"ended with status {exitcode}"
     hint = "; out of memory?" if exitcode == -9 else ""
-    write_json(
-        trial.files.error,
-        {"error": f"the process of this run was {how}{hint}; see {trial.files.log.name}", "diverged": False},
-    )
+    text = f"the process of this run was {how}{hint}; see {trial.files.log.name}"
+    try:
+        write_json(trial.files.error, {"error": text, "diverged": False})
+    except OSError as error:
+        raise LinchainError(f"{trial.files.error} cannot be written: {error.strerror}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import sys
 import threading
 import traceback
@@ -44,18 +43,11 @@ def work(values: Mapping[str, Any], stage: str, threads: int) -> None:
             traceback.print_exc()
         _fail(folder, error)
         sys.exit(1)
-    _leave_what_is_read(folder, stage)
 
 
 def _fail(folder: RunFolder, error: Exception) -> None:
     text = str(error) if isinstance(error, LinchainError) else f"{type(error).__name__}: {first_line(error)}"
     write_json(folder.error, {"error": " ".join(text.split()), "diverged": isinstance(error, DivergedError)})
-
-
-def _leave_what_is_read(folder: RunFolder, stage: str) -> None:
-    """Of a finished run: no checkpoints, and weights of final runs only. A plan has many runs, and disks are finite."""
-    for path in (folder.checkpoints, *(() if stage == "final" else (folder.adapter, folder.model))):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _print_to(folder: RunFolder) -> None:

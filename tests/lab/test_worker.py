@@ -1,0 +1,68 @@
+"""One run of a comparison: how it starts, and what it leaves where it fails."""
+
+import pytest
+
+from linchain.errors import DivergedError, LinchainError
+from linchain.lab import worker
+from linchain.training.run import RunInterrupted, Start
+from linchain.training.run_folder import RunFolder, read_json
+
+VALUES = {"model": "starter", "data": {"train": "starter:two_step"}, "method": "lora"}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """`run(stage, error)`: the Start that a training was asked for, which raises `error`, if it is given."""
+    monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "_print_to", lambda folder: None)
+    asked = []
+
+    def once(stage="final", error=None):
+        def train(config, start):
+            asked.append(start)
+            if error:
+                raise error
+
+        monkeypatch.setattr(worker, "train", train)
+        worker.work({**VALUES, "output": str(tmp_path)}, stage, threads=1)
+        return asked[-1]
+
+    return once
+
+
+@pytest.mark.parametrize(
+    ("stage", "begun", "start"),
+    [
+        ("final", False, Start()),
+        ("search", True, Start(resume=True)),
+        ("cost", False, Start()),
+        ("cost", True, Start(overwrite=True)),
+    ],
+)
+def test_an_interrupted_run_continues_and_one_of_costs_starts_again(run, tmp_path, stage, begun, start):
+    if begun:
+        RunFolder(tmp_path).config.write_text("")
+    assert run(stage) == start
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "diverged"),
+    [
+        (LinchainError("two\nlines"), "two lines", False),
+        (DivergedError("the loss is no longer a number"), "the loss is no longer a number", True),
+        (RuntimeError("CUDA out of memory\nmore of it"), "RuntimeError: CUDA out of memory", False),
+    ],
+    ids=["refused", "diverged", "crashed"],
+)
+def test_why_it_failed_is_a_line_and_whether_it_diverged(run, tmp_path, error, text, diverged):
+    with pytest.raises(SystemExit):
+        run(error=error)
+    assert read_json(RunFolder(tmp_path).error) == {"error": text, "diverged": diverged}
+
+
+@pytest.mark.parametrize("error", [RunInterrupted("stopped"), KeyboardInterrupt()], ids=["stopped", "ctrl_c"])
+def test_a_run_that_was_stopped_has_not_failed(run, tmp_path, error):
+    RunFolder(tmp_path).error.write_text("{}")
+    with pytest.raises(SystemExit):
+        run(error=error)
+    assert not RunFolder(tmp_path).error.exists()

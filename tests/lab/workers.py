@@ -1,0 +1,68 @@
+"""What the tests of the queue run in the place of a training: in processes of their own, that import nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+SEEN_AT_IMPORT = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+PATIENCE = 60.0  # seconds until a wait is given up, which fails the test
+
+
+def act(values: Mapping[str, Any], stage: str, threads: int) -> None:
+    """Does what `values` ask for in its folder, which is that of a run."""
+    folder = Path(values["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    {"meet": _meet, "finish": _finish, "wait": _wait, "kill": _kill, "exit": _exit, "explain": _explain}[values["act"]](
+        folder
+    )
+
+
+def _finish(folder: Path) -> None:
+    (folder / "seen.txt").write_text(SEEN_AT_IMPORT)
+    (folder / "result.json").write_text("{}")
+
+
+def _meet(folder: Path) -> None:
+    """Is only done when another one runs at the same time; notes how many there were."""
+    (folder / "running").touch()
+    _until(lambda: len(list(folder.parent.glob("*/met"))) > 0 or len(_running(folder)) > 1)
+    (folder / "met").write_text(str(len(_running(folder))))
+    (folder / "running").unlink()
+    _finish(folder)
+
+
+def _running(folder: Path) -> list[Path]:
+    return list(folder.parent.glob("*/running"))
+
+
+def _wait(folder: Path) -> None:
+    (folder / "began").touch()
+    _until((folder.parent / "go").exists)
+    _finish(folder)
+
+
+def _kill(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _exit(folder: Path) -> None:
+    sys.exit(3)
+
+
+def _explain(folder: Path) -> None:
+    (folder / "error.json").write_text('{"error": "its own words", "diverged": true}')
+    sys.exit(1)
+
+
+def _until(come: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not come():
+        if time.monotonic() > end:
+            sys.exit("waited in vain")
+        time.sleep(0.01)
