@@ -81,6 +81,15 @@ def test_hub_names(monkeypatch, name, call):
     assert seen == [call]
 
 
+def test_a_task_without_its_prefix_is_recognised(monkeypatch):
+    def load_dataset(name, config, split):
+        raise FileNotFoundError("no such dataset")
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(LinchainError, match=r"no such dataset; did you mean task:arc_easy\?"):
+        read_records("arc_easy", "test")
+
+
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that opens and cannot be read")
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
 def test_an_unreadable_file_is_named_with_the_reason(tmp_path, suffix):

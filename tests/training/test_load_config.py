@@ -85,3 +85,22 @@ def test_differences_name_the_keys(file):
         "method.r: 8 is now 4",
         "training.seed: 42 is now 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["data.test=[a.jsonl, b.jsonl, a.jsonl]"],
+            r"data.test names a.jsonl more than once: its records would count twice",
+        ),
+        (["data.validation=[task:mrpc, task:mrpc]"], r"data.validation names task:mrpc more than once"),
+        (
+            ["evaluation.metric=loss", "evaluation.scorer=loglikelihood"],
+            r"evaluation.scorer loglikelihood chooses answers; evaluation.metric loss is taken without it",
+        ),
+    ],
+)
+def test_what_would_do_nothing_or_count_twice_is_refused(file, overrides, message):
+    with pytest.raises(LinchainError, match=message):
+        load_config(file, overrides)

@@ -53,7 +53,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="File for the predictions. Default: <run>/predictions/<data>.<metric>.jsonl for a run, else "
-            "predictions/<target>.<data>.<metric>.jsonl; another extraction is named too; with --model it ends in .on-<model>.jsonl"
+            "predictions/<target>.<data>.<metric>.jsonl; an --extraction is named behind the metric, and with --model it ends "
+            "in .on-<model>.jsonl"
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing predictions file.")] = False,

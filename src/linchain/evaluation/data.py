@@ -16,6 +16,7 @@ from linchain.tasks.encoding import Example, encode_sentences, encode_texts, pro
 from linchain.tasks.formats import Format, get_format
 from linchain.tasks.records import Record
 from linchain.tasks.sentence_pair import Labels
+from linchain.tasks.task import Scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +29,7 @@ MAX_NEW_TOKENS = 256
 class Scoring:
     """How answers in text are scored: by `scorer` generate or loglikelihood, read out of a generated text by `extraction`."""
 
-    scorer: str = "generate"
+    scorer: Scorer = "generate"
     extraction: Extraction = "standard"
 
 
@@ -96,18 +97,6 @@ def prepare(
     `format` is that of records of no task, or the name to find it by. Raises LinchainError, naming the records, for those
     that cannot be evaluated.
     """
-
-    def encoded(rows: list[Record], metric: str, format: Format) -> dict[str, Any]:
-        if metric == "exact_match":
-            asked = [format.question(record, tokenizer) for record in rows]
-            prompts = prompt_tokens(tokenizer, [prompt for prompt, _ in asked])
-            return {"prompts": prompts, "golds": [gold for _, gold in asked]}
-        if labels is not None:
-            return {"examples": encode_sentences(rows, labels, tokenizer, max_length)}
-        if metric == "accuracy":
-            return {"questions": encode_questions(rows, format, tokenizer)}
-        return {"examples": encode_texts(rows, format, tokenizer, max_length, train_on_prompt)}
-
     groups: dict[str | None, list[Record]] = {}
     for record in records:
         groups.setdefault(record.task, []).append(record)
@@ -125,7 +114,7 @@ def prepare(
                 kind=task.answer if task else None,
                 extraction=scoring.extraction,
                 max_new_tokens=task.max_new_tokens if task else MAX_NEW_TOKENS,
-                **encoded(rows, chosen, own),
+                **_encoded(rows, chosen, own, tokenizer, max_length, train_on_prompt, labels),
             )
         )
     data = EvaluationData(tuple(parts))
@@ -135,6 +124,27 @@ def prepare(
     if scoring.extraction == "math_verify" and any(part.prompts for part in parts):
         expressions.check_math_verify()
     return data
+
+
+def _encoded(
+    rows: list[Record],
+    metric: str,
+    format: Format,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    train_on_prompt: bool,
+    labels: Labels | None,
+) -> dict[str, Any]:
+    """What of a Part the metric is taken from."""
+    if metric == "exact_match":
+        asked = [format.question(record, tokenizer) for record in rows]
+        prompts = prompt_tokens(tokenizer, [prompt for prompt, _ in asked])
+        return {"prompts": prompts, "golds": [gold for _, gold in asked]}
+    if labels is not None:
+        return {"examples": encode_sentences(rows, labels, tokenizer, max_length)}
+    if metric == "accuracy":
+        return {"questions": encode_questions(rows, format, tokenizer)}
+    return {"examples": encode_texts(rows, format, tokenizer, max_length, train_on_prompt)}
 
 
 def _format(format: Format | str, rows: list[Record], task: tasks.Task | None, labels: Labels | None) -> Format:
@@ -154,7 +164,7 @@ def choose_metric(
     records: Sequence[Record],
     labels: Labels | None,
     task: tasks.Task | None = None,
-    scorer: str = "generate",
+    scorer: Scorer = "generate",
 ) -> str:
     """`metric`, or for `"auto"` the task's, or the one that fits the data; LinchainError where it does not fit them."""
     accepted: tuple[str, ...]

@@ -56,10 +56,10 @@ BONE = "2409.15371"
 RANK = {"r": 16, "lora_alpha": 32}
 DROPOUT = {"lora_dropout": 0.05}
 LINCHAIN_METHODS: Mapping[str, tuple[str, Mapping[str, object]]] = {
-    "LoRA": ("lora", RANK | DROPOUT),
-    "MoSLoRA": ("moslora", RANK | DROPOUT),
-    "LinChain-3-16": ("linchain", RANK | DROPOUT | {"chain_length": 3}),
-    "LinChain-2-8": ("linchain", {"chain_widths": [8, 16, 8], "lora_alpha": 16} | DROPOUT),
+    "LoRA": ("lora", {**RANK, **DROPOUT}),
+    "MoSLoRA": ("moslora", {**RANK, **DROPOUT}),
+    "LinChain-3-16": ("linchain", {**RANK, **DROPOUT, "chain_length": 3}),
+    "LinChain-2-8": ("linchain", {"chain_widths": [8, 16, 8], "lora_alpha": 16, **DROPOUT}),
 }
 
 COMMONSENSE = Published(
@@ -120,7 +120,7 @@ GLUE = Published(
             "sst2": (93.9, 94.2),
         },
     ),
-    {"LoRA": ("lora", RANK), "LinChain-3-16": ("linchain", RANK | {"chain_length": 3})},
+    {"LoRA": ("lora", RANK), "LinChain-3-16": ("linchain", {**RANK, "chain_length": 3})},
     {
         "": f"{_one_run('0.5 (QNLI)', '3.6 (RTE, 277 examples)')} The paper's text names RoBERTa-base, its code runs "
         "DeBERTa-v3-base with rank 8."

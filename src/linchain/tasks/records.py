@@ -184,6 +184,8 @@ def _read_starter(source: str, split: str, limit: int | None) -> Iterator[Record
 def _read_hub(source: str, split: str) -> Iterator[Record]:
     import datasets
 
+    from linchain import tasks
+
     name, *rest = source.split(":")
     config = rest[0] if len(rest) == 2 else None
     split = rest[-1] if rest else split
@@ -191,8 +193,9 @@ def _read_hub(source: str, split: str) -> Iterator[Record]:
         dataset = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # datasets, huggingface_hub and fsspec each raise their own kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = f"; did you mean {TASK}{source}?" if source in tasks.names() else ""
         raise LinchainError(
-            f"data {source!r} is neither a file nor a dataset that the Hub gave (split {split!r}): {reason}"
+            f"data {source!r} is neither a file nor a dataset that the Hub gave (split {split!r}): {reason}{hint}"
         ) from error
     for number, fields in enumerate(dataset, 1):
         yield Record(dict(fields), f"{source}, row {number}")

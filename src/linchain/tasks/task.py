@@ -9,6 +9,9 @@ from typing import Any, Literal
 from linchain.tasks.answers import Kind
 
 Row = dict[str, Any]
+Metric = Literal["exact_match", "accuracy", "matthews", "pearson", "loss"]
+# How an answer in text is found: generated and read, or chosen among those that the prompt lists.
+Scorer = Literal["generate", "loglikelihood"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Task:
     name: str
     title: str
     family: str
-    metric: Literal["exact_match", "accuracy", "matthews", "pearson", "loss"]
+    metric: Metric
     splits: Mapping[str, Split]
     licence: str
     kind: Literal["causal_lm", "sequence_classification"] = "causal_lm"

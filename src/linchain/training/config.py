@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -9,7 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from linchain import tasks
 from linchain.errors import unknown_name
 from linchain.tasks import protocols
+from linchain.tasks.answers import Extraction
 from linchain.tasks.records import TASK
+from linchain.tasks.task import Metric, Scorer
 
 # Every column that some data format reads (see linchain.tasks).
 COLUMNS = (
@@ -115,9 +118,12 @@ class DataConfig(Section):
         return columns
 
     @model_validator(mode="after")
-    def _one_validation(self) -> DataConfig:
+    def _sources_agree(self) -> DataConfig:
         if self.validation and self.validation_size:
             raise ValueError("give either data.validation or data.validation_size, not both")
+        for split, sources in (("validation", self.validation), ("test", self.test)):
+            if twice := [source for source, count in Counter(sources).items() if count > 1]:
+                raise ValueError(f"data.{split} names {', '.join(twice)} more than once: its records would count twice")
         return self
 
 
@@ -171,17 +177,17 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    metric: Literal["auto", "loss", "exact_match", "accuracy", "matthews", "pearson"] = Field(
+    metric: Literal["auto", Metric] = Field(
         default="auto",
         description="`auto`: that of each task in the data; else exact_match for instructions that have an answer column, "
         "accuracy for classes, pearson (and spearman) for a regression, loss for the rest.",
     )
-    scorer: Literal["generate", "loglikelihood"] = Field(
+    scorer: Scorer = Field(
         default="generate",
         description="How answers in text are found: generated and read out of the text (exact_match), or, of the answers that "
         "an instruction lists at its end, the one that the model finds most probable (accuracy).",
     )
-    extraction: Literal["standard", "paper", "math_verify"] = Field(
+    extraction: Extraction = Field(
         default="standard",
         description="How an answer is read out of a generated text (exact_match): our rules, those of the papers' code, or "
         "numbers and expressions by their value (extra `math`). docs/tasks.md has the rules.",
@@ -262,3 +268,7 @@ class RunConfig(Section):
             raise ValueError(f"evaluation.metric {metric} does not go with task {self.task}{beside}")
         if scorer == "loglikelihood" and not text:
             raise ValueError(f"evaluation.scorer loglikelihood does not go with task {self.task}")
+        if scorer == "loglikelihood" and metric == "loss":
+            raise ValueError(
+                "evaluation.scorer loglikelihood chooses answers; evaluation.metric loss is taken without it"
+            )

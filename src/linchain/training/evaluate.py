@@ -32,7 +32,7 @@ from linchain.files import check_writable
 from linchain.tasks.records import rename_columns
 from linchain.tasks.sentence_pair import Labels
 from linchain.tasks.sources import read_scored
-from linchain.training.config import RunConfig, named_tasks
+from linchain.training.config import RunConfig
 from linchain.training.load_config import build_config, load_config
 from linchain.training.prepare import choose_max_length
 from linchain.training.run_folder import RunFolder, write_jsonl
@@ -150,8 +150,6 @@ def settings_for(target: Target, question: Question) -> RunConfig:
     for key, value in question.options.items():
         *section, name = key.split(".")
         (values.setdefault(section[0], {}) if section else values)[name] = value
-    if "data.folder" not in question.options and not named_tasks(values["data"]):
-        values["data"].pop("folder", None)  # the run's own, where only its test data were tasks
     return build_config(values, "evaluate")
 
 
