@@ -74,6 +74,13 @@ def test_adapters_on_tied_embeddings_stay_as_they_are(tiny_model, tokenizer, tmp
     assert rows[0]["filtered_resps"][0][0] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_model_that_the_harness_refuses_is_left_as_it_was(tiny_model, tokenizer, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with pytest.raises(ValueError, match="invalid literal"):
+        run_tasks({}, model, tokenizer, batch_size="many", limit=1)
+    assert "tie_weights" not in vars(model)
+
+
 def test_tags_stand_for_their_tasks(tmp_path):
     assert list(load_tasks(["tiny_tag", "tiny_tag"], str(write_tasks(tmp_path)))["tasks"]) == ["tiny_choice"]
 

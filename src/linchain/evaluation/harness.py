@@ -106,8 +106,10 @@ def run_tasks(
     torch.manual_seed(DEFAULT_OTHER_SEED)  # some tasks sample their answers
     # tied weights were tied when they were loaded; doing it again, as HFLM does, fails under adapters that PEFT has tied
     model.tie_weights = lambda: None  # type: ignore[assignment]
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    del model.tie_weights
+    try:
+        wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    finally:
+        del model.tie_weights
     # not simple_evaluate: it looks the model up on the Hub and describes the machine by a dozen processes
     results = lm_eval.evaluate(wrapped, tasks, limit=limit)
     rows = [
