@@ -8,7 +8,8 @@ import pytest
 from linchain.errors import LinchainError
 from linchain.evaluation.scores import score
 from linchain.lab import statistics
-from linchain.lab.analysis import NOT_A_NUMBER, analyse
+from linchain.lab.analysis import analyse
+from linchain.lab.choice import NOT_A_NUMBER
 from linchain.lab.samples import BOOTSTRAP, MCNEMAR
 from tests.lab import synthetic
 from tests.lab.fake import RATE, FakeTrial, comparison, drawn, right

@@ -97,6 +97,11 @@ def test_the_bootstraps_p_is_never_zero():
     assert bootstrap_p(np.ones(9_999)) == 2 / 10_000
 
 
+def test_resamples_in_which_the_difference_is_no_number_do_not_make_it_smaller():
+    assert bootstrap_p(np.repeat([np.nan, 1.0], [9_000, 999])) == 2 / 1_000
+    assert bootstrap_p(np.full(9, np.nan)) == 1.0
+
+
 def test_with_many_discordant_examples_bootstrap_and_mcnemar_agree():
     generator = np.random.default_rng(0)
     first = generator.random(2000) < 0.6

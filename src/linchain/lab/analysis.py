@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from linchain.evaluation.scores import MEAN
-from linchain.lab.choice import Choice, CurvePoint, chosen_rates, higher_is_better
+from linchain.lab.choice import NOT_A_NUMBER, Choice, CurvePoint, chosen_rates, higher_is_better
 from linchain.lab.findings import ONLY_TEST, Analysis, Cost, Difference, Failure, Line, Range, SeedScore, Table
 from linchain.lab.samples import Part, Sample, differences, read_runs, resolvable, take_samples
 from linchain.lab.verdict import measured, resolution, verdict
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Analysis", "Cost", "CurvePoint", "Difference", "Failure", "Line", "SeedScore", "Table", "analyse"]
 
-NOT_A_NUMBER = "the test score is not a number"
 Choices = Mapping[tuple[str, int | None], Choice]
 
 

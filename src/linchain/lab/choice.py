@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from linchain.evaluation.scores import LOWER_IS_BETTER, MEAN
 
-NOT_RUN, NOT_A_NUMBER = "not run", "the validation score is not a number"
+NOT_RUN, NOT_A_NUMBER = "not run", "the score is not a number"
 
 Edge = Literal["low", "high"]
 

@@ -1,0 +1,33 @@
+"""What a comparison ends with in the terminal."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from linchain.lab.outcome import outcome
+from tests.lab import synthetic
+
+
+def shown(made, width=160):
+    console = Console(file=StringIO(), width=width)
+    console.print(outcome(made))
+    return console.file.getvalue()
+
+
+def test_it_has_every_contestant_and_the_verdict(tmp_path):
+    methods = ["lora", {"name": "linchain", "label": "[red] chain"}, "full"]
+    made = synthetic.comparison(tmp_path / "made", methods=methods, n=40, diagnostics=False, budgets=[50, 100])
+    text = shown(made)
+    for label in ("lora", "[red] chain", "full"):
+        assert sum(label in line for line in text.splitlines()) >= 2, "in the table of each budget"
+    unwrapped = " ".join(text.split())
+    for sentence in (*made.analysis.verdict, *made.analysis.measured):
+        assert " ".join(sentence.split()) in unwrapped
+
+
+def test_a_comparison_that_has_just_begun_says_so_in_sentences(tmp_path):
+    made = synthetic.comparison(tmp_path / "made", n=40, diagnostics=False)
+    for trial in made.trials:
+        trial.files.result.unlink(missing_ok=True)
+    text = shown(made, 80)
+    assert " ".join(made.analysis.verdict[0].split()) in " ".join(text.split())
