@@ -16,9 +16,9 @@ from linchain.training.run import train
 def configure(tmp_path, tiny_model):
     """Builds the configuration of a run of one step on `train` questions, tested on `test` questions."""
 
-    def build(train, test):
+    def build(train, test, validation=()):
         data = {}
-        for name, questions in (("train", train), ("test", test)):
+        for name, questions in (("train", train), ("validation", validation), ("test", test)):
             rows = [{"instruction": text, "output": "5", "answer": "5"} for text in questions]
             (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             data |= {name: str(tmp_path / f"{name}.jsonl")} if rows else {}
@@ -51,6 +51,18 @@ def test_overlap_is_reported_before_training_and_kept_with_the_run(configure, tm
     assert environment["overlap"] == [
         {"test": "test", "n": 3, "same": 1, "near": 1, "examples": [[*places, "what is 2+3"]]}
     ]
+
+
+def test_test_questions_in_the_validation_data_are_reported_too(configure, tmp_path):
+    config = configure(["What is 2 + 3?"], ["What is 2 - 3?", "What is 4 + 3?"], ["what is 2-3", "What is 1 + 1?"])
+    shown = io.StringIO()
+    train(config, console=Console(file=shown, width=400))
+    assert "no test question is in the training data" in shown.getvalue()
+    place = f"({tmp_path}/test.jsonl:1 is {tmp_path}/validation.jsonl:1)"
+    assert f"1 of 2 test questions are in the validation data {place}" in shown.getvalue()
+    environment = json.loads((tmp_path / "run/environment.json").read_text())
+    assert [(one["n"], one["same"]) for one in environment["overlap"]] == [(2, 0)]
+    assert [(one["n"], one["same"]) for one in environment["validation_overlap"]] == [(2, 1)]
 
 
 def test_each_task_of_the_test_data_has_its_own_overlap(configure):

@@ -1,4 +1,4 @@
-"""Test questions that the training data already hold: the same question, or nearly the same words.
+"""Test questions that the training (or validation) data already hold: the same question, or nearly the same words.
 
 A question is what is asked, without its answer: instruction and input, the user's turns, both sentences of a pair, or a
 whole text. Two questions are the same where they differ only in upper and lower case, white space, punctuation and how

@@ -70,7 +70,7 @@ def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
         "method": f"{config.method.name}, {trainable:,} trainable ({100 * trainable / total:.3f} %)",
         "": _adapter_line(model),
         "data": _data_line(data),
-        **({"overlap": overlap_line(data.overlaps)} if data.overlaps else {}),
+        **({"overlap": _overlap_lines(data)} if data.overlaps else {}),
         "steps": f"{steps:,} of {batch} examples, learning rate {training.learning_rate:g}",
         "memory": _memory_line(memory, training.precision),
         "output": config.output,
@@ -101,15 +101,22 @@ def _data_line(data: PreparedData) -> str:
     return line + (f"; {cut:,} training examples cut to {data.max_length} tokens" if cut else "")
 
 
-def overlap_line(overlaps: Sequence[Overlap]) -> str:
-    """How far a test score can be memory."""
+def _overlap_lines(data: PreparedData) -> str:
+    lines = [overlap_line(data.overlaps)]
+    if data.validation_overlaps:
+        lines.append(overlap_line(data.validation_overlaps, "validation"))
+    return "\n".join(lines)
+
+
+def overlap_line(overlaps: Sequence[Overlap], split: str = "training") -> str:
+    """How far a test score can be memory, or for `split` "validation" how far test data choose what is tested."""
     found = [overlap for overlap in overlaps if overlap.same or overlap.near]
     if not found:
-        return "no test question is in the training data"
+        return f"no test question is in the {split} data"
     line = "; ".join(
         f"{overlap.same:,} of {overlap.n:,} test questions"
         + (f" of {overlap.test}" if len(overlaps) > 1 else "")
-        + " are in the training data"
+        + f" are in the {split} data"
         + (f", and {overlap.near:,} nearly so" if overlap.near else "")
         for overlap in found
     )

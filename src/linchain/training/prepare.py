@@ -48,10 +48,18 @@ class PreparedData:
     def overlaps(self) -> tuple[Overlap, ...]:
         """How many test questions of each task (of the test data, where they were not read by a task's name) are training
         questions too; empty without test data."""
+        return self._overlaps_with("train")
+
+    @cached_property
+    def validation_overlaps(self) -> tuple[Overlap, ...]:
+        """As `overlaps`, of the validation data: by what they hold, test data choose a checkpoint or a learning rate."""
+        return self._overlaps_with("validation")
+
+    def _overlaps_with(self, split: str) -> tuple[Overlap, ...]:
         tests: dict[str, list[Record]] = {}
         for record in self.records.get("test", ()):
             tests.setdefault(record.task or "test", []).append(record)
-        return find_overlaps(self.records["train"], tests) if tests else ()
+        return find_overlaps(self.records[split], tests) if tests and split in self.records else ()
 
 
 def prepare_data(config: RunConfig) -> PreparedData:

@@ -134,6 +134,7 @@ def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData, 
 
     now = describe_environment(model_path(config.model.name), data.records)
     now["overlap"] = [asdict(one) for one in data.overlaps]
+    now["validation_overlap"] = [asdict(one) for one in data.validation_overlaps]
     if start is not None:
         now["start"] = hash_tensors(start)
     if folder.state == "interrupted" and folder.environment.is_file():
