@@ -6,6 +6,7 @@ factors on the CPU and dense weights on their own device; and only reading: noth
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -41,7 +42,7 @@ class Part:
         return dict(zip(self.names, unstack(tensor) if self.stacked else [tensor], strict=True))
 
 
-class Update:
+class Update(ABC):
     """ΔW of one module, which can be measured again and again while it is trained.
 
     Attributes:
@@ -55,13 +56,13 @@ class Update:
         """Narrowest inner width of ΔW = B·A, the most that any rank can reach; None where ΔW is dense."""
         return None
 
+    @abstractmethod
     def parts(self) -> list[Part]:
         """What ΔW is made of; named as in the catalogue's equation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ranks(self) -> Ranks:
         """The spectrum of ΔW as it is now."""
-        raise NotImplementedError
 
     def factors(self) -> dict[str, Tensor]:
         """The matrices of the product that ΔW is, (rows, columns) in float64, and of a chain's "AW" = W_n … W_1 A."""
