@@ -154,7 +154,7 @@ def test_the_folding_error(dtype: torch.dtype, low: float, high: float, tiny_mod
 def test_the_papers_start_shrinks_the_signal_the_gradient_and_the_spectrum() -> None:
     """RMS 0.998, 0.576, 0.333, 0.192 (3^(-n/2)) and entropy rank 15.97, 12.8, 10.6, 9.05 of A W1 … Wn for n = 0 … 3."""
     draws, width = 40, 1024
-    signals, gradients, entropies = (torch.zeros(4, draws) for _ in range(3))
+    signals, gradients, entropies, conditions = (torch.zeros(4, draws) for _ in range(4))
     for n in range(4):
         for draw in range(draws):
             torch.manual_seed(draw)
@@ -170,9 +170,12 @@ def test_the_papers_start_shrinks_the_signal_the_gradient_and_the_spectrum() -> 
             assert b.names == ("B",)
             gradients[n, draw] = b.parameter.grad.square().sum()
             factors = update.factors()
-            entropies[n, draw] = entropy_rank(torch.linalg.svdvals(factors.get("AW", factors["A"])))
+            values = torch.linalg.svdvals(factors.get("AW", factors["A"]))
+            entropies[n, draw], conditions[n, draw] = entropy_rank(values), values[0] / values[-1]
     expected = torch.tensor([1 / 3 ** (n / 2) for n in range(4)])
     torch.testing.assert_close(signals.mean(1).sqrt(), expected, rtol=0.12, atol=0)
     shrunk = gradients.mean(1).sqrt() / gradients[0].mean().sqrt()
     torch.testing.assert_close(shrunk, expected, rtol=0.25, atol=0)
     torch.testing.assert_close(entropies.mean(1), torch.tensor([15.97, 12.8, 10.6, 9.05]), rtol=0, atol=0.4)
+    assert conditions[0].median() < 1.4
+    assert 1_000 < conditions[3].median() < 12_000
