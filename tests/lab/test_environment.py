@@ -24,9 +24,10 @@ def made_with(threads=1, torch="2.13.0", weights="1", test=None, **more):
 
 def test_it_has_the_data_of_every_stage_and_what_was_found_in_them():
     found = [{"test": "gsm8k", "n": 4, "same": 1, "near": 0}]
-    gathered = gather({"search": made_with(), "final": made_with(test="3", overlap=found), "cost": made_with()})
+    final = made_with(test="3", overlap=found, validation_overlap=found)
+    gathered = gather({"search": made_with(), "final": final, "cost": made_with()})
     assert set(gathered["data"]) == {"train", "test"}
-    assert gathered["overlap"] == found
+    assert gathered["overlap"] == gathered["validation_overlap"] == found
     assert gathered["differing"] == {}
     assert gather({}) == {}
 

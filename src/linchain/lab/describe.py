@@ -63,6 +63,8 @@ def describe(comparison: Comparison, *, costs: bool) -> RenderableType:
             row.append(mebibytes(size.memory or 0))
         table.add_row(*map(Text, row))
     lines = [_runs_line(comparison, data), f"overlap with the training data: {overlap_line(data.overlaps)}"]
+    if data.validation_overlaps:
+        lines.append(f"overlap with the validation data: {overlap_line(data.validation_overlaps, 'validation')}")
     if costs:
         lines.append(_time_line(comparison, data))
     return Group(table, *map(Text, lines))

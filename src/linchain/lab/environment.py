@@ -8,11 +8,14 @@ from typing import Any
 
 from linchain.errors import LinchainError
 
+# What of the test data the training data hold, and the validation data.
+OVERLAPS = ("overlap", "validation_overlap")
+
 
 def gather(environments: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """One environment from the environment.json of many runs, by the name of each; empty for none.
 
-    It is the last one's, with the data of every split, the `overlap` that the runs with test data found, and `differing`: by
+    It is the last one's, with the data of every split, the OVERLAPS that the runs with test data found, and `differing`: by
     key (`threads`, `versions.torch`) the values of what was not the same for all, in the order that the runs come in.
 
     Raises LinchainError where two runs read another model or other data (`check_same`).
@@ -20,8 +23,8 @@ def gather(environments: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     check_same(environments)
     found: dict[str, Any] = {}
     for one in environments.values():
-        overlap = one.get("overlap") or found.get("overlap", [])
-        found = {**one, "data": {**found.get("data", {}), **one["data"]}, "overlap": overlap}
+        overlaps = {key: one.get(key) or found.get(key, []) for key in OVERLAPS}
+        found = {**one, "data": {**found.get("data", {}), **one["data"]}, **overlaps}
     found.pop("start", None)  # that of one contestant's adapter
     return {**found, "differing": _differing(environments.values())} if found else {}
 
