@@ -97,6 +97,15 @@ def test_the_bootstraps_p_is_never_zero():
     assert bootstrap_p(np.ones(9_999)) == 2 / 10_000
 
 
+def test_a_difference_that_no_resample_doubts_is_found_among_many_pairs():
+    first = np.arange(300) < 200
+    second = first ^ (np.arange(300) < 40) ^ (np.arange(300) >= 292)
+    p, exact = bootstrap_p(differences(first, second)), mcnemar(first, second)
+    assert exact < 1e-5
+    assert exact / 5 < p < exact * 5
+    assert holm([p] + [1.0] * 252)[0] < 0.05
+
+
 def test_resamples_in_which_the_difference_is_no_number_do_not_make_it_smaller():
     assert bootstrap_p(np.repeat([np.nan, 1.0], [9_000, 999])) == 2 / 1_000
     assert bootstrap_p(np.full(9, np.nan)) == 1.0
