@@ -100,7 +100,7 @@ def _recommended(table: Table, costs: Sequence[Cost]) -> Iterator[str]:
     yield f"Use {best.contestant}: it scored best, {_shown(best, table)}{_proven(table)}."
     level = [line.contestant for line in others if line.level_with_best]
     if len(level) > NAMED:
-        yield f"Not distinguishable from {best.contestant}: {words.listed(level)}."
+        yield f"Not distinguishable from {best.contestant}: {words.first(level)}."
     trained = {cost.contestant: cost.trainable for cost in costs if cost.budget == table.budget}
     most = trained.get(best.contestant, 0) / 2
     small = next(
@@ -143,13 +143,13 @@ def _against_reference(table: Table, reference: str) -> Iterator[str]:
         else:
             (better if (found.value > 0) == table.higher_is_better else worse).append(shown)
     if better:
-        yield f"Better than the reference {reference}, in {words.unit(table.metric)}: {words.listed(better)}."
+        yield f"Better than the reference {reference}, in {words.unit(table.metric)}: {words.first(better)}."
     else:
         yield f"Nothing is shown to be better than the reference {reference}."
     if worse:
-        yield f"Worse than {reference}, in {words.unit(table.metric)}: {words.listed(worse)}."
+        yield f"Worse than {reference}, in {words.unit(table.metric)}: {words.first(worse)}."
     if same:
-        yield f"Not distinguishable from {reference}: {words.listed(same)}."
+        yield f"Not distinguishable from {reference}: {words.first(same)}."
 
 
 def _seeds(table: Table) -> Iterator[str]:
@@ -195,10 +195,10 @@ def _to_separate(table: Table) -> Iterator[str]:
 def _cautions(plan: Plan, table: Table, failures: Sequence[Failure]) -> Iterator[str]:
     edges = [line.contestant for line in table.lines if line.edge]
     if edges:
-        yield f"At an edge of the learning rates searched, so that a wider grid may do better: {words.listed(edges)}."
+        yield f"At an edge of the learning rates searched, so that a wider grid may do better: {words.first(edges)}."
     short = [f"{line.contestant} ({len(line.seeds)})" for line in table.lines if len(line.seeds) < len(plan.seeds)]
     if short:
-        yield f"Not all of the {words.plural(len(plan.seeds), 'seed')} have a score: {words.listed(short)}."
+        yield f"Not all of the {words.plural(len(plan.seeds), 'seed')} have a score: {words.first(short)}."
     if failures:
         yield f"{words.plural(len(failures), 'run')} failed; they are listed with their errors."
 

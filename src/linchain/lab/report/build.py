@@ -110,14 +110,14 @@ def _chapter(study: Study, title: str) -> Chapter:
 def _about(study: Study) -> str:
     """Model, contestants, search and seeds in a line."""
     plan = study.comparison.plan
-    model = plan.run["model"]["name"]
+    model = "/".join(Path(plan.run["model"]["name"]).parts[-2:])  # of a folder as much as the Hub says: owner and name
     tests = words.listed(dict.fromkeys(table.test for table in study.analysis.tables if table.test != MEAN))
     rates = words.listed(sorted({len(one.learning_rates) for one in plan.contestants}))
     search = (
         f"{rates} learning rates searched for each" if plan.searches else "one learning rate each, without a search"
     )
     return (
-        f"Model {Path(model).name}; {words.plural(len(plan.contestants), 'contestant')}; tested on {tests}; "
+        f"Model {model}; {words.plural(len(plan.contestants), 'contestant')}; tested on {tests}; "
         f"{search}; {words.plural(len(plan.seeds), 'seed')}"
     )
 

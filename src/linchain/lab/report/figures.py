@@ -166,7 +166,7 @@ def learning_rates(study: Study, budget: int | None) -> Picture | None:
     caption = (
         f"{axis(metric).capitalize()} on the validation split over the learning rate{within(budget)}: one run each, bar the "
         "95 % interval over the validation examples. The filled dot is the rate that was chosen, a cross one whose run "
-        "failed. A choice at the edge of the grid says that a better rate may lie beyond it. All panels share their axes."
+        "failed. A choice at the edge of the grid says that a better rate may lie beyond it. All panels share the score’s axis."
     )
     legend = (
         Key("chosen", "accent", "dot"),
@@ -224,7 +224,8 @@ def _rate_panel(
         floor = factor * (limits[0] + 0.05 * (limits[1] - limits[0]))
         axes.plot(failed, [floor] * len(failed), "x", color=CONTRAST, ms=7, mew=1.6)
         axes.set_ylim(factor * limits[0], factor * limits[1])
-        axes.margins(x=0.12)
+        room = (searched[-1] / searched[0]) ** 0.12
+        axes.set_xlim(searched[0] / room, searched[-1] * room)
         logarithmic(axes, "x")
         axes.set_xticks(searched, [words.rate(rate) for rate in searched])
         axes.set_ylabel(axis(metric))

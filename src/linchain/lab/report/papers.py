@@ -119,9 +119,13 @@ def _otherwise(contestant: Contestant, theirs: Options) -> str:
     """What the contestant has otherwise than the paper, in words; the targets are a choice of the whole comparison."""
     defaults: dict[str, Any] = {one.name: one.default for one in methods.get(contestant.method).described_options()}
     ours = defaults | contestant.options
-    changed = [f"{name} {ours.get(name)}, there {value}" for name, value in theirs.items() if ours.get(name) != value]
+    changed = [
+        f"{name} {words.value(ours.get(name))}, there {words.value(value)}"
+        for name, value in theirs.items()
+        if ours.get(name) != value
+    ]
     added = [
-        f"{name} {value}"
+        f"{name} {words.value(value)}"
         for name, value in contestant.options.items()
         if name not in theirs and name != "target_modules" and value != defaults.get(name)
     ]

@@ -31,20 +31,23 @@ class Point:
 
 @dataclass(frozen=True)
 class _Price:
+    """`units`: those that an axis may have with their sizes, the smallest first."""
+
     name: str
     title: str
     of: Callable[[Cost], Range | None]
     shown: Callable[[float], str]
-    unit: float
-    axis: str
+    units: tuple[tuple[str, float], ...]
+
+    def unit(self, most: float) -> tuple[str, float]:
+        """The largest one of which `most` is at least one."""
+        return next((one for one in reversed(self.units) if most >= one[1]), self.units[0])
 
 
 PRICES = (
-    _Price(
-        "parameters", "Trained parameters", lambda cost: (cost.trainable,) * 3, words.count, 1, "trained parameters"
-    ),
-    _Price("memory", "Memory of a step", lambda cost: cost.memory_bytes, words.size, 2**20, "memory of a step, MiB"),
-    _Price("time", "Time of a step", lambda cost: cost.seconds_per_step, words.seconds, 1e-3, "time of a step, ms"),
+    _Price("parameters", "Trained parameters", lambda cost: (cost.trainable,) * 3, words.count, (("", 1),)),
+    _Price("memory", "Memory of a step", lambda cost: cost.memory_bytes, words.size, (("MiB", 2**20), ("GiB", 2**30))),
+    _Price("time", "Time of a step", lambda cost: cost.seconds_per_step, words.seconds, (("ms", 1e-3), ("s", 1))),
 )
 
 
@@ -81,26 +84,32 @@ def _panel(
     metric: str,
     higher_is_better: bool,
 ) -> Panel | None:
+    paid = {
+        line.contestant: found
+        for line in lines
+        if line.contestant in costs and (found := price.of(costs[line.contestant])) is not None
+    }
+    unit, size = price.unit(max((median for median, _, _ in paid.values()), default=0))
     points = []
     for line in lines:
-        paid = price.of(costs[line.contestant]) if line.contestant in costs else None
-        if paid is not None and line.value is not None and line.low is not None and line.high is not None:
+        if line.contestant in paid and line.value is not None and line.low is not None and line.high is not None:
             value, low, high = (scale(metric) * one for one in (line.value, line.low, line.high))
-            median, least, most = (one / price.unit for one in paid)
+            median, least, most = (one / size for one in paid[line.contestant])
             points.append(Point(line.contestant, (value, low, high), (median, least, most)))
     if not points:
         return None
     best = front(points, higher_is_better)
     shown = [
-        f"{point.label} {words.score(point.score[0] / scale(metric), metric)} for {price.shown(point.price[0] * price.unit)}"
+        f"{point.label} {words.score(point.score[0] / scale(metric), metric)} for {price.shown(point.price[0] * size)}"
         for point in points
     ]
+    label = price.title.lower() + (f", {unit}" if unit else "")
     text = (
-        f"{axis(metric)} against {price.axis}: {'; '.join(shown)}. "
+        f"{axis(metric)} against {label}: {'; '.join(shown)}. "
         f"Nobody is as good and as cheap as {words.listed(point.label for point in best)}."
     )
     name = f"{study.name}-pareto{suffix(budget)}-{price.name}"
-    return draw(name, text, lambda axes: _draw(axes, points, best, price.axis, metric), SIZE, price.title)
+    return draw(name, text, lambda axes: _draw(axes, points, best, label, metric), SIZE, price.title)
 
 
 def far_apart(points: Sequence[Point]) -> bool:

@@ -22,7 +22,7 @@ def contestants(study: Study) -> Sheet:
     """Each contestant's method, options and learning rates."""
     rows, records = [], []
     for one in study.comparison.plan.contestants:
-        options = ", ".join(f"{name}: {_value(value)}" for name, value in one.options.items())
+        options = ", ".join(f"{name}: {words.value(value)}" for name, value in one.options.items())
         rates = ", ".join(words.rate(rate) for rate in one.learning_rates)
         rows.append((Cell(one.label), Cell(one.method), Cell(options or "defaults"), Cell(rates)))
         records.append(
@@ -50,7 +50,8 @@ def cautions(study: Study) -> tuple[str, ...]:
         if train in trained
     ]
     differing = [
-        f"Not the same for all runs: {_LABELS.get(key, key)} ({words.listed(map(_value, values))})."
+        f"Not the same for all runs: {_LABELS.get(key, key)} "
+        f"({words.listed(words.shortened(words.value(one), 30) for one in values)})."
         for key, values in study.environment.get("differing", {}).items()
     ]
     return (*found, *known, *differing)
@@ -93,10 +94,4 @@ def _flat(values: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for key, value in values.items():
             yield from _flat(value, f"{name} · {key}" if name else str(key))
     elif values is not None:
-        yield name, _value(values)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(_value(one) for one in value)
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+        yield name, words.value(values)

@@ -35,12 +35,12 @@ class Look:
 
 @dataclass(frozen=True)
 class _Axes:
-    """What the panels of a figure have in common."""
+    """What the panels of a figure have in common; y is logarithmic: methods differ by factors."""
 
     x: str
     y: str
-    limits: tuple[float, float]
-    by_tens: bool
+    x_limits: tuple[float, float]
+    y_limits: tuple[float, float]
     looks: Mapping[str, Look]
 
 
@@ -58,13 +58,13 @@ def rank_courses(study: Study, budget: int | None) -> Picture | None:
         updates = study.updates(label, budget)
         found[label] = {measure: one for measure in RANKS if (one := ranks(updates, measure)) is not None}
     caption = (
-        f"Effective ranks of ΔW along training{within(budget)}: means over the measured modules and over seeds, band from the "
-        "lowest to the highest seed. Steps at which ΔW is still zero are left out. None of the three can exceed the rank r "
-        "of a low-rank adapter, however long its chain. All panels share their axes."
+        f"Effective ranks of ΔW along training{within(budget)}, logarithmic: means over the measured modules and over seeds, "
+        "band from the lowest to the highest seed. Steps at which ΔW is zero are left out. None of the three can exceed the "
+        "rank r of a low-rank adapter, however long its chain. All panels share their axes."
     )
     name = f"{study.name}-ranks{suffix(budget)}"
     title = f"Effective rank of the update{within(budget)}"
-    return _picture(name, title, caption, found, MEASURES, ("step", "rank"), False, _ends("{:.2f}".format))
+    return _picture(name, title, caption, found, MEASURES, ("step", "rank"), _ends("{:.2f}".format))
 
 
 def gradient_courses(study: Study, budget: int | None) -> Picture | None:
@@ -77,7 +77,7 @@ def gradient_courses(study: Study, budget: int | None) -> Picture | None:
     )
     name = f"{study.name}-gradients{suffix(budget)}"
     title = f"Gradient by factor{within(budget)}"
-    return _picture(name, title, caption, found, _looks(found), ("step", "norm"), True, _ends("{:.2g}".format))
+    return _picture(name, title, caption, found, _looks(found), ("step", "norm"), _ends("{:.2g}".format))
 
 
 def spectra(study: Study, budget: int | None, last: bool) -> Picture | None:
@@ -95,7 +95,7 @@ def spectra(study: Study, budget: int | None, last: bool) -> Picture | None:
     def told(course: Course) -> str:
         return f"the smallest is {course.mean[-1]:.2g} of the largest"
 
-    return _picture(name, title, caption, found, _looks(found), ("singular value", "over the largest"), True, told)
+    return _picture(name, title, caption, found, _looks(found), ("singular value", "over the largest"), told)
 
 
 def _looks(found: Mapping[str, Courses]) -> dict[str, Look]:
@@ -126,42 +126,44 @@ def _picture(
     found: Mapping[str, Courses],
     looks: Mapping[str, Look],
     names: tuple[str, str],
-    by_tens: bool,
     told: Callable[[Course], str],
 ) -> Picture | None:
     """A panel for each contestant that has courses; `names` are those of the axes, `told` says what a course shows."""
     shown = {label: courses for label, courses in found.items() if courses}
     if not shown:
         return None
-    axes = _Axes(*names, _limits(shown, by_tens), by_tens, looks)
+    axes = _Axes(*names, *_limits(shown), looks)
     panels = tuple(
         _panel(f"{name}-{number}", label, courses, axes, told) for number, (label, courses) in enumerate(shown.items())
     )
     return Picture(name, title, caption, panels, tuple(look.key for look in looks.values()))
 
 
-def _limits(found: Mapping[str, Courses], by_tens: bool) -> tuple[float, float]:
-    values = np.concatenate([course.mean for courses in found.values() for course in courses.values()])
-    if not by_tens:
-        return 0.0, 1.06 * float(values.max())
+def _limits(found: Mapping[str, Courses]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Of the steps and of the values, with some room."""
+    courses = [course for one in found.values() for course in one.values()]
+    steps = np.concatenate([course.steps for course in courses])
+    values = np.concatenate([course.mean for course in courses])
     positive = values[values > 0]
     low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.1, 1.0)
-    return max(low / 1.3, high * 1e-8), high * 1.3
+    room = 0.04 * float(steps.max() - steps.min() or 1)
+    return (float(steps.min()) - room, float(steps.max()) + room), (max(low / 1.3, high * 1e-8), high * 1.3)
 
 
 def _panel(name: str, label: str, courses: Courses, shared: _Axes, told: Callable[[Course], str]) -> Panel:
     def drawing(axes: Any) -> None:
         for key, course in courses.items():
             look = shared.looks[key]
-            mean = np.where(course.mean > 0, course.mean, np.nan) if shared.by_tens else course.mean
-            axes.plot(course.steps, mean, color=look.colour, linestyle=look.dashes)
+            axes.plot(
+                course.steps, np.where(course.mean > 0, course.mean, np.nan), color=look.colour, linestyle=look.dashes
+            )
             axes.fill_between(course.steps, course.low, course.high, color=look.colour, alpha=0.15, linewidth=0)
-        axes.set_ylim(*shared.limits)
+        axes.set_xlim(*shared.x_limits)
+        axes.set_ylim(*shared.y_limits)
         axes.set_xlabel(shared.x)
         axes.set_ylabel(shared.y)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if shared.by_tens:
-            logarithmic(axes, "y")
+        logarithmic(axes, "y")
 
     text = "; ".join(f"{shared.looks[key].label}: {told(course)}" for key, course in courses.items())
     return draw(name, f"{label}, {shared.y} by {shared.x}. {text}.", drawing, title=label)

@@ -82,7 +82,7 @@ def draw(
     name: str,
     text: str,
     drawing: Callable[[Any], None],
-    size: tuple[float, float] = (3.4, 2.3),
+    size: tuple[float, float] = (2.9, 2.0),
     title: str = "",
     note: str = "",
 ) -> Panel:

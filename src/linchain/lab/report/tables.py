@@ -22,8 +22,8 @@ def overview(study: Study, budget: int | None) -> Sheet | None:
     columns = (
         Column("Contestant"),
         Column(words.metric_name(table.metric).capitalize(), True),
-        Column(f"Difference from {study.reference}", True),
         Column(f"Against {study.reference}"),
+        Column(f"Difference from {study.reference}", True),
         Column("Trained parameters", True),
         Column("Memory of a step", True),
         Column("Time of a step", True),
@@ -36,8 +36,8 @@ def overview(study: Study, budget: int | None) -> Sheet | None:
             (
                 Cell(line.contestant),
                 _score(line, table.metric),
-                _difference(line, table),
                 Cell(*_told(line, table, study.reference)),
+                _difference(line, table),
                 Cell(words.count(cost.trainable)) if cost else EMPTY,
                 Cell(words.size(memory[0])) if memory else EMPTY,
                 Cell(words.seconds(time[0])) if time else EMPTY,

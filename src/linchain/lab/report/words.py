@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from linchain.evaluation.scores import CORRELATIONS, MEAN, SHARES
 from linchain.lab.choice import Edge
@@ -54,12 +55,12 @@ def score(value: float | None, metric: str) -> str:
 def difference(value: float, metric: str) -> str:
     """A difference of scores, with its sign.
 
-    >>> difference(-0.0123, "accuracy"), difference(0.0123, "loss")
-    ('−1.2', '+0.0123')
+    >>> difference(-0.0123, "accuracy"), difference(0.0123, "loss"), difference(-0.0001, "accuracy")
+    ('−1.2', '+0.0123', '0.0')
     """
-    if metric in SHARES:
-        return _sign(f"{100 * value:+.1f}")
-    return _sign(f"{value:+.3f}") if metric in CORRELATIONS else _sign(f"{value:+.3g}")
+    factor, digits = (100, ".1f") if metric in SHARES else (1, ".3f" if metric in CORRELATIONS else ".3g")
+    shown = f"{factor * value:+{digits}}"
+    return _sign(shown) if float(shown) else shown[1:]
 
 
 def spread(value: float, metric: str) -> str:
@@ -76,7 +77,7 @@ def interval(low: float | None, high: float | None, shown: Callable[[float], str
     The unit is said once.
 
     >>> interval(0.5, 0.7, lambda value: score(value, "accuracy")), interval(0.9, 1.2, seconds)
-    ('50.0 to 70.0 %', '900 ms to 1.2 s')
+    ('50.0 to 70.0 %', '900 ms to 1.20 s')
     """
     if low is None or high is None:
         return ""
@@ -131,13 +132,12 @@ def short_count(value: float) -> str:
 
 def seconds(value: float) -> str:
     """
-    >>> seconds(0.0412), seconds(3.217), seconds(432), seconds(8000)
-    ('41.2 ms', '3.22 s', '7.2 min', '2.22 h')
+    >>> seconds(0.0412), seconds(3.2), seconds(100), seconds(432), seconds(8000)
+    ('41.2 ms', '3.20 s', '100 s', '7.2 min', '2.22 h')
     """
-    if value < 1:
-        return f"{1000 * value:.3g} ms"
     if value < 120:
-        return f"{value:.3g} s"
+        number, unit = (value, "s") if value >= 1 else (1000 * value, "ms")
+        return f"{f'{number:#.3g}'.rstrip('.')} {unit}"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.2f} h"
 
 
@@ -162,6 +162,17 @@ def p_value(value: float | None) -> str:
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
+def value(option: object) -> str:
+    """A configuration's value.
+
+    >>> value(["q_proj", "v_proj"]), value(True), value(None)
+    ('q_proj, v_proj', 'true', 'None')
+    """
+    if isinstance(option, list | tuple):
+        return ", ".join(value(one) for one in option)
+    return json.dumps(option) if isinstance(option, bool) else str(option)
+
+
 def listed(items: Iterable[object]) -> str:
     """
     >>> listed([0, 1, 2])
@@ -169,6 +180,15 @@ def listed(items: Iterable[object]) -> str:
     """
     words = [str(item) for item in items]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
+
+
+def first(items: Sequence[object], most: int = 6) -> str:
+    """The first ones, and how many more there are.
+
+    >>> first([1, 2, 3]), first([1, 2, 3, 4], 2)
+    ('1, 2 and 3', '1, 2 and 2 more')
+    """
+    return listed(items if len(items) <= most else [*items[:most], f"{len(items) - most} more"])
 
 
 def plural(number: int, one: str) -> str:
