@@ -96,6 +96,10 @@ REFUSED = {
         {"methods": [{"name": "lora", "learning_rates": [1e-3, -1e-3]}]},
         "methods.lora.learning_rates must be",
     ),
+    "not_a_rate": (
+        {"methods": [{"name": "lora", "learning_rates": [1e-3, float("nan")]}]},
+        "methods.lora.learning_rates must be",
+    ),
     "no_rate": ({"learning_rates": [0, 1e-3]}, "learning_rates must be different positive numbers"),
     "large_seed": ({"seeds": [2**40]}, "seeds must be different numbers"),
     "two_budgets": ({"budgets": [5], "training": {"max_steps": 5}}, "a plan with budgets decides it"),
@@ -123,6 +127,10 @@ REFUSED = {
     "no_seed": ({"seeds": 0}, "at least one seed"),
     "no_test": ({"data": {"train": "a.jsonl", "validation": "b.jsonl"}}, "data.test: a comparison needs test data"),
     "no_validation": ({"data": {"train": "a.jsonl", "test": "b.jsonl"}}, "no learning rate is chosen by test data"),
+    "nearly_the_same_rates": ({"learning_rates": [1e-3, 1.0000001e-3]}, "must be different positive numbers"),
+    "case": ({"methods": ["lora", {"name": "linchain", "label": "LoRA"}]}, "'lora' stands there 2 times"),
+    "line_break": ({"methods": [{"name": "lora", "label": "a\nb"}]}, "cannot be the name of a folder"),
+    "long_label": ({"methods": [{"name": "lora", "label": "é" * 101}]}, "is longer than 200 bytes"),
     "folder": ({"methods": [{"name": "lora", "label": "../up"}]}, "cannot be the name of a folder"),
 }
 

@@ -91,7 +91,9 @@ def interrupt(tmp_path, error):
     return finished
 
 
-@pytest.mark.parametrize(("error", "state"), [(KeyboardInterrupt, "done"), (BrokenPipeError, "missing")])
+@pytest.mark.parametrize(
+    ("error", "state"), [(KeyboardInterrupt, "done"), (OSError, "missing"), (SystemExit, "missing")]
+)
 def test_ctrl_c_lets_runs_end_themselves_and_any_other_error_ends_them(tmp_path, error, state):
     trials = [trial(tmp_path, 0, "finish"), trial(tmp_path, 1, "wait"), trial(tmp_path, 2, "finish")]
     with pytest.raises(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from linchain.training.load_config import method_mistakes, read_values, validate
 
 SeedPart = Literal["init", "data", "dropout"]
 SEED_PARTS: tuple[SeedPart, ...] = ("init", "data", "dropout")
+LONGEST_LABEL = 200  # bytes; the names of files end at 255
 # What a plan decides for each of its runs, and the key that it decides it by.
 DECIDED = {
     "method": "methods",
@@ -99,13 +101,15 @@ class PlanConfig(RunConfig):
         grids = {"learning_rates": self.learning_rates, "budgets": self.budgets}
         grids |= {f"methods.{one.label or one.name}.learning_rates": one.learning_rates or () for one in self.methods}
         for key, values in grids.items():
-            if len(set(values)) < len(values) or any(value <= 0 for value in values):
+            # as far as a folder's name tells rates apart
+            different = {value if isinstance(value, int) else f"{value:g}" for value in values}
+            if len(different) < len(values) or any(not 0 < value < math.inf for value in values):
                 raise ValueError(f"{key} must be different positive numbers, found {list(values)}")
         if len(set(self.seeds)) < len(self.seeds) or any(not 0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"seeds must be different numbers from 0 to 2**32 - 1, found {list(self.seeds)}")
         if len(self.learning_rates) > 1 and self.training.seed in self.seeds:
             raise ValueError(
-                f"seeds: {self.training.seed} is training.seed, that of the search; final runs need others"
+                f"seeds: {self.training.seed} is training.seed, that of the search; give one of them another value"
             )
         if self.budgets and self.training.max_steps:
             raise ValueError("training.max_steps: a plan with budgets decides it by budgets")
@@ -251,7 +255,7 @@ def _method_mistakes(values: Mapping[str, Any]) -> list[str]:
     labels = [str(one.get("label") or one["name"]) for one in entries]
     mistakes += [
         f"methods: {label!r} stands there {count} times; give each a label of its own"
-        for label, count in Counter(labels).items()
+        for label, count in Counter(label.casefold() for label in labels).items()  # as some disks read them
         if count > 1
     ]
     reference = values.get("reference")
@@ -268,8 +272,10 @@ def _entry_mistakes(one: Mapping[str, Any], shared: Mapping[str, Any], rates: An
     options = _with_shared(method, shared, own)
     mistakes = method_mistakes({"name": one["name"], **options})
     label = str(one.get("label") or one["name"])
-    if not label.strip() or label.startswith(".") or any(sign in label for sign in "/\\\0"):
+    if not label.strip() or label.startswith(".") or {*label} & {*"/\\"} or not label.isprintable():
         mistakes.append(f"methods: the label {label!r} cannot be the name of a folder")
+    if len(label.encode()) > LONGEST_LABEL:
+        mistakes.append(f"methods: the label {label[:20]!r}… is longer than {LONGEST_LABEL} bytes")
     if "target_modules" in method.options and not options.get("target_modules"):
         mistakes.append(
             f"methods.{label}: a comparison has to name the target_modules (options: {{target_modules: …}}), since their "

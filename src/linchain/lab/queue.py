@@ -73,7 +73,9 @@ def run_all(trials: Sequence[Trial], places: Sequence[Slot], finished: Finished)
                 free.append(slot)
                 _explain_death(trial, process.exitcode)
                 finished(trial, time.perf_counter() - began)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # rich exits where the output is a pipe that nobody reads any more
         for _, _, _, process in running.values():
             process.terminate()
         raise
