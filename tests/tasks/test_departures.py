@@ -122,8 +122,8 @@ def test_all_differences_of_a_fair_run_in_words():
     ]
 
 
-def glue(model, tested, protocol="paper-linchain"):
-    values = {"model": model, "data": {"train": "task:cola", "test": "task:cola"}, "output": "run"}
+def glue(model, tested, protocol="paper-linchain", limit=None):
+    values = {"model": model, "data": {"train": "task:cola", "test": "task:cola", "limit": limit}, "output": "run"}
     return departures(build_config(values).model_dump(mode="json"), protocol, tested=tested)
 
 
@@ -133,6 +133,11 @@ OPEN = "the paper states no learning rate, schedule, length of training or targe
 @pytest.mark.parametrize("model", ["starter", "distilroberta-base", "FacebookAI/xlm-roberta-base"])
 def test_another_model_than_roberta_base_is_named_for_glue(model):
     assert glue(model, {}) == [f"RoBERTa-base in the paper, {model} here", OPEN]
+
+
+def test_a_part_of_glues_training_data_is_named():
+    assert glue("roberta-base", {}, limit=8551) == [OPEN]
+    assert glue("roberta-base", {}, limit=8550) == ["all training records in the paper, the first 8,550 here", OPEN]
 
 
 def test_glues_test_sets_have_the_printed_sizes_or_it_is_said():

@@ -15,6 +15,7 @@ from linchain.tasks.published import GLUE_TEST_SIZES, TABLES
 from linchain.tasks.records import TASK
 
 Config = Mapping[str, Any]
+ALL = "all training records"
 
 
 def _steps(value: float) -> str:
@@ -98,8 +99,10 @@ def departures(
 
 
 def _from_glue(config: Config, tested: Mapping[str, int]) -> list[str]:
-    model = config["model"]["name"]
+    model, amount = config["model"]["name"], _amount(config)
     found = [] if Path(model).name == "roberta-base" else [f"RoBERTa-base in the paper, {model} here"]
+    if amount != ALL:
+        found.append(f"{ALL} in the paper, {amount} here")
     found.append("the paper states no learning rate, schedule, length of training or target modules for GLUE")
     for task in _named(tested):
         printed, ours = GLUE_TEST_SIZES.get(task.name), tested[task.name]
@@ -123,16 +126,20 @@ def _tasks(sources: Sequence[str] | None) -> list[tasks.Task]:
 
 
 def _model_and_data(config: Config, paper: Experiment, tests: Sequence[tasks.Task]) -> list[tuple[str, str]]:
-    name, sources, limit = config["model"]["name"], config["data"]["train"] or (), config["data"]["limit"]
+    name, sources = config["model"]["name"], config["data"]["train"] or ()
     pairs = [(paper.model, paper.model if name in paper.hub else name)]
     if expected := {paper.train[task.family] for task in tests if task.family in paper.train}:
         theirs = " and ".join(task.title for task in _named(sorted(expected)))
         pairs.append((f"training on {theirs}", f"training on {_sources(sources)}"))
+    return [*pairs, (ALL, _amount(config))]
+
+
+def _amount(config: Config) -> str:
+    """How much of the training data is learned from; a limit that its tasks do not reach is none."""
+    sources, limit = config["data"]["train"] or (), config["data"]["limit"]
     read = _tasks(sources)
     whole = sum(task.splits["train"].records for task in read) if len(read) == len(sources) else math.inf
-    if limit is not None and limit < whole:
-        pairs.append(("all training records", f"the first {limit:,}"))
-    return pairs
+    return ALL if limit is None or limit >= whole else f"the first {limit:,}"
 
 
 def _sources(sources: Sequence[str]) -> str:
