@@ -300,15 +300,17 @@ def test_what_changed_between_runs_and_what_the_training_data_hold_is_said_befor
     found = unfinished(tmp_path / "x")
     overlap = {"test": "task:gsm8k", "n": 40, "same": 2, "near": 1, "examples": []}
     for trial, torch in zip(found.trials[:2], ("2.12.0", "2.13.0"), strict=True):
-        kept = synthetic.ENVIRONMENT | {"versions": {"torch": torch}, "overlap": [overlap]}
+        overlaps = {"overlap": [overlap], "validation_overlap": [overlap | {"same": 0}]}
+        kept = synthetic.ENVIRONMENT | {"versions": {"torch": torch}, **overlaps}
         write_json(trial.files.environment, kept)
     assert settings.cautions(found) == (
         "2 of 40 test questions of task:gsm8k stand in the training data, and 1 more nearly so.",
+        "0 of 40 test questions of task:gsm8k stand in the validation data, and 1 more nearly so.",
         "Not the same for all runs: versions.torch (2.12.0 and 2.13.0).",
     )
     names = [row[0].text for row in settings.environment(found).rows]
     assert "commit of the working directory" in names
-    assert not any(name.startswith(("overlap", "differing")) for name in names)
+    assert not any(name.startswith(("overlap", "validation_overlap", "differing")) for name in names)
 
 
 def test_a_loss_is_reached_by_a_running_mean_as_wide_as_the_one_to_be_reached():

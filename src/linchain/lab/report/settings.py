@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from linchain import tasks
+from linchain.lab.environment import OVERLAPS
 from linchain.lab.report import words
 from linchain.lab.report.content import Cell, Column, Sheet, Verbatim
 from linchain.lab.report.study import Study
@@ -34,11 +35,12 @@ def contestants(study: Study) -> Sheet:
 
 
 def cautions(study: Study) -> tuple[str, ...]:
-    """What of the test data the training data hold, found by text here and known of the tasks; what changed between runs."""
+    """What of the test data other splits hold, found by text here and known of the tasks; what changed between runs."""
     found = [
-        f"{one['same']:,} of {one['n']:,} test questions of {Path(one['test']).name} stand in the training data, and "
+        f"{one['same']:,} of {one['n']:,} test questions of {Path(one['test']).name} stand in the {split} data, and "
         f"{one['near']:,} more nearly so."
-        for one in study.environment.get("overlap", ())
+        for key, split in zip(OVERLAPS, ("training", "validation"), strict=True)
+        for one in study.environment.get(key, ())
         if one["same"] or one["near"]
     ]
     trained = {source.removeprefix(TASK) for source in study.comparison.plan.run["data"]["train"] or ()}
@@ -62,7 +64,7 @@ def environment(study: Study) -> Sheet | None:
     shown = {
         _LABELS.get(name, name): value
         for name, value in study.environment.items()
-        if name not in ("overlap", "differing")
+        if name not in (*OVERLAPS, "differing")
     }
     found = list(_flat(shown))
     if not found:
