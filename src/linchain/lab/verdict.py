@@ -99,7 +99,7 @@ def _recommended(table: Table, costs: Sequence[Cost]) -> Iterator[str]:
     best, *others = _scored(table)
     yield f"Use {best.contestant}: it scored best, {_shown(best, table)}{_proven(table)}."
     level = [line.contestant for line in others if line.level_with_best]
-    if len(level) > NAMED:
+    if NAMED < len(level) < len(others):
         yield f"Not distinguishable from {best.contestant}: {words.first(level)}."
     trained = {cost.contestant: cost.trainable for cost in costs if cost.budget == table.budget}
     most = trained.get(best.contestant, 0) / 2

@@ -67,7 +67,7 @@ def convergence(study: Study, budget: int | None) -> Sheet | None:
         rows.append(
             (
                 Cell(label),
-                Cell(f"{mean:.3g}", f"{low:.3g} to {high:.3g}" if course.seeds > 1 else ""),
+                Cell(words.digits(mean), words.interval(low, high, words.digits) if course.seeds > 1 else ""),
                 Cell("not reached" if reached is None else f"{reached:,}", _singly(singly), "" if reached else "quiet"),
             )
         )
@@ -96,7 +96,7 @@ def _singly(reached: Sequence[int | None]) -> str:
     if len(reached) == 1 or not steps:
         return ""
     of = "" if len(steps) == len(reached) else f", {len(steps)} of {len(reached)} seeds"
-    return f"{min(steps):,} to {max(steps):,}{of}"
+    return (f"{min(steps):,} to {max(steps):,}" if len(steps) > 1 else f"{steps[0]:,}") + of
 
 
 def rank_ends(study: Study, budget: int | None) -> Sheet | None:

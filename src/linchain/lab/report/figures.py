@@ -126,8 +126,9 @@ def loss_curves(study: Study, budget: int | None, key: str) -> Picture | None:
 
 def _limits(courses: Iterable[Course]) -> tuple[float, float]:
     """The losses that nearly all points lie within: one contestant that diverged must not flatten the others."""
-    values = np.concatenate([course.mean for course in courses])
-    low, high = float(values.min()), float(np.quantile(values, 0.99))
+    found = list(courses)
+    values = np.concatenate([course.mean for course in found])
+    low, high = min(float(course.low.min()) for course in found), float(np.quantile(values, 0.99))
     room = 0.06 * (high - low or abs(high) or 1)
     return low - room, high + room
 

@@ -149,11 +149,14 @@ def _draw(axes: Any, points: list[Point], best: list[Point], label: str, metric:
 
 
 def _label(axes: Any, points: list[Point]) -> None:
-    """Names beside their points, each where it covers no point and no other name; a thin line leads to a far one."""
+    """Names beside their points, each where it covers no point, price bar or other name, or the fewest; thin lines lead far."""
     at = 72 / axes.figure.dpi
-    places = [at * axes.transData.transform((point.price[0], point.score[0])) for point in points]
+    places, *ends = (
+        at * axes.transData.transform([(point.price[end], point.score[0]) for point in points]) for end in range(3)
+    )
     left, bottom, right, top = at * axes.bbox.extents
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    taken += [(least, y - 2, most, y + 2) for (least, y), (most, _) in zip(*ends, strict=True)]
     for point, (x, y) in sorted(zip(points, places, strict=True), key=lambda pair: -pair[1][1]):
         text = words.shortened(point.label, 24)
         width = LETTER * len(text)
@@ -161,7 +164,7 @@ def _label(axes: Any, points: list[Point]) -> None:
         inside = [
             box for box in boxes if box[0] >= left and box[2] <= right + 4 and box[1] >= bottom and box[3] <= top + 6
         ]
-        free = next((box for box in inside if not any(_overlap(box, other) for other in taken)), (inside or boxes)[0])
+        free = min(inside or boxes, key=lambda box: sum(_overlap(box, other) for other in taken))
         taken.append(free)
         x_text, y_text = (free[0] + free[2]) / 2 - x, (free[1] + free[3]) / 2 - y
         far = math.hypot(max(free[0] - x, x - free[2], 0), max(free[1] - y, y - free[3], 0)) > 9

@@ -45,7 +45,8 @@ def overview(study: Study, budget: int | None) -> Sheet | None:
         )
         records.append(_score_record(line, table) | _cost_record(cost))
     caption = (
-        f"{_what(table)}{within(budget)}, {_means(table)}; beneath it the 95 % interval over the test examples. Level with the "
+        f"{_what(table)}{within(budget)}, {_means(table)}; beneath it the 95 % interval over the test examples. Better and "
+        f"worse are judged over examples{' and seeds together' if _several(table) else ''}, adjusted by Holm; level with the "
         f"best is what is not distinguishable from it.{_measured(costs.values())}"
     )
     return Sheet(f"{study.name}-overview{suffix(budget)}", caption, columns, tuple(rows), tuple(records))
@@ -109,7 +110,7 @@ def _tested(table: Table) -> str:
         return ""
     both = (
         "p over seeds: Welch’s test; p over both: the same with the error over examples added, but never below p over examples"
-        if any(len(line.seeds) > 1 for line in table.lines)
+        if _several(table)
         else "p over both: with one seed each that of the examples alone"
     )
     return (
@@ -150,6 +151,10 @@ def _what(table: Table) -> str:
 
 def _means(table: Table) -> str:
     return f"{_over(table)}, {words.count(table.n)} test examples"
+
+
+def _several(table: Table) -> bool:
+    return any(len(line.seeds) > 1 for line in table.lines)
 
 
 def _over(table: Table) -> str:

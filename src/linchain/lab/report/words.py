@@ -130,6 +130,15 @@ def short_count(value: float) -> str:
     return f"{value / 1000:g} k" if value < 1e6 else f"{value / 1e6:g} M"
 
 
+def digits(value: float) -> str:
+    """Three significant digits, none of them left out.
+
+    >>> digits(0.78), digits(100)
+    ('0.780', '100')
+    """
+    return f"{value:#.3g}".rstrip(".")
+
+
 def seconds(value: float) -> str:
     """
     >>> seconds(0.0412), seconds(3.2), seconds(100), seconds(432), seconds(8000)
@@ -137,7 +146,7 @@ def seconds(value: float) -> str:
     """
     if value < 120:
         number, unit = (value, "s") if value >= 1 else (1000 * value, "ms")
-        return f"{f'{number:#.3g}'.rstrip('.')} {unit}"
+        return f"{digits(number)} {unit}"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.2f} h"
 
 
