@@ -223,7 +223,7 @@ def _shown(line: Line, table: Table) -> str:
 def _amount(value: float, metric: str) -> str:
     """A distance between scores with its unit."""
     shown = words.spread(value, metric)
-    if float(shown) == 0 < value:  # as many digits as it takes
+    if value > 0 and not shown.strip("0."):  # as many digits as it takes
         shown = f"{value * (100 if metric in SHARES else 1):.1g}"
     return f"{shown} points" if metric in SHARES else f"{shown} in {words.metric_name(metric)}"
 
