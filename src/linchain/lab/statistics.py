@@ -19,6 +19,7 @@ Z_POWER = 0.8416212335729143  # 80 % quantile of the normal distribution
 DETECTABLE = Z + Z_POWER
 # Of two methods that are both right on half of the examples, and independent of each other.
 UNKNOWN_DISCORDANCE = 0.5
+ROUNDING = 1e-12  # of a mean: what scatters less about it is the same number
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
@@ -50,9 +51,10 @@ def bootstrap_p(differences: np.ndarray) -> float:
     differences = differences[~np.isnan(differences)]
     beyond = min((differences <= 0).sum(), (differences >= 0).sum())
     counted = float(min(1.0, 2 * (1 + beyond) / (len(differences) + 1)))
-    if beyond or not differences.size or differences.min() == differences.max():
+    if beyond or not differences.size:
         return counted
-    return min(counted, float(2 * norm.sf(abs(differences.mean()) / differences.std())))
+    mean, spread = abs(float(differences.mean())), float(differences.std())
+    return counted if spread <= ROUNDING * mean else min(counted, float(2 * norm.sf(mean / spread)))
 
 
 def welch(first: Sequence[float], second: Sequence[float], standard_error: float = 0.0) -> float | None:
