@@ -117,7 +117,7 @@ def _about(study: Study) -> str:
         f"{rates} learning rates searched for each" if plan.searches else "one learning rate each, without a search"
     )
     return (
-        f"Model {model}; {words.plural(len(plan.contestants), 'contestant')}; tested on {tests}; "
+        f"Model {model}; {words.plural(len(plan.contestants), 'contestant')}; tested {words.on(tests)}; "
         f"{search}; {words.plural(len(plan.seeds), 'seed')}"
     )
 

@@ -179,7 +179,7 @@ def _difference(line: Line, table: Table) -> Cell:
 
 def _told(line: Line, table: Table, reference: str) -> tuple[str, str, Any]:
     """Whether the contestant and the reference can be told apart, and whether it and the best one can."""
-    level = "level with the best" if line.level_with_best else ""
+    level = "the best" if line is table.lines[0] else "level with the best" if line.level_with_best else ""
     if line.value is None:
         return "no score", "", "quiet"
     if line.contestant == reference:

@@ -192,12 +192,12 @@ def listed(items: Iterable[object]) -> str:
 
 
 def first(items: Sequence[object], most: int = 6) -> str:
-    """The first ones, and how many more there are.
+    """The first ones and how many more there are; all where one only would be left out.
 
     >>> first([1, 2, 3]), first([1, 2, 3, 4], 2)
     ('1, 2 and 3', '1, 2 and 2 more')
     """
-    return listed(items if len(items) <= most else [*items[:most], f"{len(items) - most} more"])
+    return listed(items if len(items) <= most + 1 else [*items[:most], f"{len(items) - most} more"])
 
 
 def plural(number: int, one: str) -> str:
