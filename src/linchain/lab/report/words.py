@@ -42,14 +42,14 @@ def on(test: str) -> str:
 def score(value: float | None, metric: str) -> str:
     """A score: shares in percent, correlations with three decimals.
 
-    >>> score(0.6137, "accuracy"), score(0.6137, "pearson"), score(2.34567, "loss")
-    ('61.4 %', '0.614', '2.346')
+    >>> score(0.6137, "accuracy"), score(0.6137, "pearson"), score(2.34967, "loss")
+    ('61.4 %', '0.614', '2.350')
     """
     if value is None or not math.isfinite(value):
         return NONE
     if metric in SHARES:
         return f"{100 * value:.1f} %"
-    return _sign(f"{value:.3f}") if metric in CORRELATIONS else _sign(f"{value:.4g}")
+    return _sign(f"{value:.3f}") if metric in CORRELATIONS else _sign(digits(value, 4))
 
 
 def difference(value: float, metric: str) -> str:
@@ -58,8 +58,8 @@ def difference(value: float, metric: str) -> str:
     >>> difference(-0.0123, "accuracy"), difference(0.0123, "loss"), difference(-0.0001, "accuracy")
     ('−1.2', '+0.0123', '0.0')
     """
-    factor, digits = (100, ".1f") if metric in SHARES else (1, ".3f" if metric in CORRELATIONS else ".3g")
-    shown = f"{factor * value:+{digits}}"
+    factor, form = (100, ".1f") if metric in SHARES else (1, ".3f" if metric in CORRELATIONS else "#.3g")
+    shown = f"{factor * value:+{form}}".rstrip(".")
     return _sign(shown) if float(shown) else shown[1:]
 
 
@@ -130,13 +130,13 @@ def short_count(value: float) -> str:
     return f"{value / 1000:g} k" if value < 1e6 else f"{value / 1e6:g} M"
 
 
-def digits(value: float) -> str:
-    """Three significant digits, none of them left out.
+def digits(value: float, number: int = 3) -> str:
+    """Significant digits, none of them left out.
 
     >>> digits(0.78), digits(100)
     ('0.780', '100')
     """
-    return f"{value:#.3g}".rstrip(".")
+    return f"{value:#.{number}g}".rstrip(".")
 
 
 def seconds(value: float) -> str:
