@@ -130,16 +130,16 @@ def _proven(table: Table) -> str:
 
 
 def _against_reference(table: Table, reference: str) -> Iterator[str]:
-    pairs = [(line.contestant, line.difference) for line in _scored(table) if line.difference]
+    pairs = [(line, line.difference) for line in _scored(table) if line.difference]
     if not pairs:
         return
     better: list[str] = []
     worse: list[str] = []
     same: list[str] = []
-    for label, found in pairs:
-        shown = f"{label} ({words.difference(found.value, table.metric)})"
+    for line, found in pairs:
+        shown = f"{line.contestant} ({words.difference(found.value, table.metric, line.value)})"
         if not found.distinguishable:
-            same.append(label)
+            same.append(line.contestant)
         else:
             (better if (found.value > 0) == table.higher_is_better else worse).append(shown)
     if better:

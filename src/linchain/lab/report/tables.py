@@ -82,7 +82,7 @@ def scores(study: Study, table: Table) -> Sheet:
                 Cell(words.rate(line.learning_rate), words.edge(line.edge)),
                 _score(line, table.metric),
                 Cell(" · ".join(words.score(seed.value, table.metric).removesuffix(" %") for seed in line.seeds)),
-                EMPTY if line.seed_sd is None else Cell(words.spread(line.seed_sd, table.metric)),
+                EMPTY if line.seed_sd is None else Cell(words.spread(line.seed_sd, table.metric, line.value)),
                 _difference(line, table),
                 *(
                     EMPTY if p is None else Cell(words.p_value(p))
@@ -173,8 +173,11 @@ def _difference(line: Line, table: Table) -> Cell:
     found = line.difference
     if found is None:
         return EMPTY
-    shown = words.interval(found.low, found.high, lambda value: words.difference(value, table.metric))
-    return Cell(words.difference(found.value, table.metric), shown)
+
+    def shown(value: float) -> str:
+        return words.difference(value, table.metric, line.value)
+
+    return Cell(shown(found.value), words.interval(found.low, found.high, shown))
 
 
 def _told(line: Line, table: Table, reference: str) -> tuple[str, str, Any]:

@@ -52,24 +52,28 @@ def score(value: float | None, metric: str) -> str:
     return _sign(f"{value:.3f}") if metric in CORRELATIONS else _sign(digits(value, 4))
 
 
-def difference(value: float, metric: str) -> str:
-    """A difference of scores, with its sign.
+def difference(value: float, metric: str, like: float | None = None) -> str:
+    """A difference of scores, with its sign; with as many decimals as the score `like`, where that is given.
 
     >>> difference(-0.0123, "accuracy"), difference(0.0123, "loss"), difference(-0.0001, "accuracy")
     ('−1.2', '+0.0123', '0.0')
+    >>> difference(0.0123, "loss", like=3.037), difference(1.2345, "perplexity", like=20.85)
+    ('+0.012', '+1.23')
     """
     factor, form = (100, ".1f") if metric in SHARES else (1, ".3f" if metric in CORRELATIONS else "#.3g")
+    if form == "#.3g" and like is not None:
+        form = f".{len(score(like, metric).partition('.')[2])}f"
     shown = f"{factor * value:+{form}}".rstrip(".")
     return _sign(shown) if float(shown) else shown[1:]
 
 
-def spread(value: float, metric: str) -> str:
+def spread(value: float, metric: str, like: float | None = None) -> str:
     """A standard deviation of scores.
 
     >>> spread(0.0123, "accuracy"), spread(0.0123, "pearson")
     ('1.2', '0.012')
     """
-    return difference(value, metric).removeprefix("+")
+    return difference(value, metric, like).removeprefix("+")
 
 
 def interval(low: float | None, high: float | None, shown: Callable[[float], str]) -> str:
