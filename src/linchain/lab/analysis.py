@@ -72,6 +72,7 @@ def _line(plan: Plan, label: str, budget: int | None, choices: Choices, samples:
         high=high,
         seed_sd=sample.seed_sd if sample else None,
         difference=None,
+        from_best=None,
         level_with_best=False,
     )
 
@@ -81,16 +82,19 @@ def _compared(reference: str, lines: Sequence[Line], samples: Mapping[str, Sampl
     higher = higher_is_better(next(iter(samples.values())).metric)
     labels = sorted(samples, key=lambda label: samples[label].value, reverse=higher)
     pairs = list(itertools.combinations(labels, 2))
-    apart = {
-        pair[1]
-        for pair, found in zip(pairs, differences(samples, pairs), strict=True)
-        if pair[0] == labels[0] and found.distinguishable
+    from_best = {
+        other: found for (one, other), found in zip(pairs, differences(samples, pairs), strict=True) if one == labels[0]
     }
     rivals = [label for label in labels if label != reference] if reference in samples else []
     from_reference = dict(zip(rivals, differences(samples, [(label, reference) for label in rivals]), strict=True))
     by_label = {line.contestant: line for line in lines}
     return [
-        replace(by_label[label], difference=from_reference.get(label), level_with_best=label not in apart)
+        replace(
+            by_label[label],
+            difference=from_reference.get(label),
+            from_best=from_best.get(label),
+            level_with_best=label not in from_best or not from_best[label].distinguishable,
+        )
         for label in labels
     ] + [line for line in lines if line.contestant not in samples]
 

@@ -90,6 +90,8 @@ def _choose(grid: list[SearchTrial]) -> Choice:
         return Choice(None, None, metric, curve)
     sign = -1 if higher_is_better(metric) else 1
     _, rate = min(found, key=lambda point: (sign * point[0], point[1]))
+    if len(found) > 1 and len({value for value, _ in found}) == 1:  # a tie says nothing of where better rates lie
+        return Choice(rate, None, metric, curve)
     searched = [trial.learning_rate for trial in grid if trial.failure is None or trial.failure["diverged"]]
     return Choice(rate, _edge(rate, searched), metric, curve)
 

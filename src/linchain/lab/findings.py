@@ -51,8 +51,9 @@ class Line:
     value: mean over seeds, None where no run has finished; low, high: 95 % interval over test examples, drawn whole with
         every seed's answer to them (percentile bootstrap; Wilson's where it has no width at all).
     seed_sd: standard deviation between seeds (n - 1), None for one seed.
-    level_with_best: the best line, and all that are not distinguishable from it, where p-values are adjusted for all
-        pairs of contestants: the best one was not known beforehand.
+    from_best: the best line's score less this one's, adjusted for all pairs of contestants: the best one was not known
+        beforehand. None for the best line itself, and without a score.
+    level_with_best: the best line, and all that are not distinguishable from it.
     """
 
     contestant: str
@@ -65,6 +66,7 @@ class Line:
     high: float | None
     seed_sd: float | None
     difference: Difference | None
+    from_best: Difference | None
     level_with_best: bool
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from linchain.evaluation.scores import MEAN, SHARES
-from linchain.lab.findings import Cost, Failure, Line, Table
+from linchain.evaluation.scores import MEAN, SHARES, Z
+from linchain.lab.findings import Cost, Failure, Line, Range, Table
 from linchain.lab.report import words
-from linchain.lab.statistics import examples_needed, seeds_needed
+from linchain.lab.statistics import DETECTABLE, examples_needed, seeds_needed
 
 if TYPE_CHECKING:
     from linchain.lab.plan import Plan
@@ -28,11 +28,15 @@ def verdict(plan: Plan, tables: Sequence[Table], costs: Sequence[Cost], failures
     if table is None:
         yield "Nothing can be said yet: no final run has a score."
         return
-    best = table.lines[0]
-    if len(_scored(table)) == 1:
+    best, *others = _scored(table)
+    if not others:
         yield f"{best.contestant} is the only contestant with a score: {_shown(best, table)}."
+        yield from _edges(table)
+    elif others[-1].value == best.value:
+        yield f"Nothing can be said: all {len(others) + 1} contestants scored the same, {_shown(best, table)}."
     else:
-        yield from _recommended(table, costs)
+        yield from _recommended(table, plan.reference, costs)
+        yield from _edges(table)
         yield from _against_reference(table, plan.reference)
         yield (
             f"The best of {len(_scored(table))} was picked by the test that it is scored by, so its score is somewhat "
@@ -49,24 +53,28 @@ def verdict(plan: Plan, tables: Sequence[Table], costs: Sequence[Cost], failures
 
 
 def measured(plan: Plan, tables: Sequence[Table], costs: Sequence[Cost]) -> Iterator[str]:
-    """Which of those that are level with the best take the least time and memory here, by the medians."""
+    """Which of those that are level with the best takes the least time, and the least memory, in each of its runs."""
     table = main_table(tables, plan.budgets[-1])
     level = [line.contestant for line in table.lines if line.level_with_best] if table else []
     own = [cost for cost in costs if cost.budget == plan.budgets[-1] and cost.contestant in level]
-    times = {cost.contestant: cost.seconds_per_step[0] for cost in own if cost.seconds_per_step}
-    sizes = {cost.contestant: cost.memory_bytes[0] for cost in own if cost.memory_bytes}
+    times = {cost.contestant: cost.seconds_per_step for cost in own if cost.seconds_per_step}
+    sizes = {cost.contestant: cost.memory_bytes for cost in own if cost.memory_bytes}
     if len(level) > 1:
         group = "Of the contestants level with the best,"
-        if times:
-            yield f"{group} {_least(times)} takes the least time a step: {words.seconds(min(times.values()))}."
-        if sizes:
-            yield f"{group} {_least(sizes)} needs the least memory: {words.size(min(sizes.values()))}."
+        if fast := _least(times):
+            yield f"{group} {fast} takes the least time a step: {words.seconds(times[fast][0])}."
+        if small := _least(sizes):
+            yield f"{group} {small} needs the least memory: {words.size(sizes[small][0])}."
     if any(cost.source == "final" for cost in own):
         yield "Times and memory are of the final runs, which may have had neighbours on the machine."
 
 
-def _least(values: Mapping[str, float]) -> str:
-    return min(values, key=values.__getitem__)
+def _least(prices: Mapping[str, Range]) -> str | None:
+    """Whose highest price is below everybody else's lowest: the rest is noise."""
+    if len(prices) < 2:
+        return None
+    (_, _, most), cheapest = min((price, label) for label, price in prices.items())
+    return cheapest if all(most < low for label, (_, low, _) in prices.items() if label != cheapest) else None
 
 
 def resolution(n: int, resolvable: float | None, metric: str) -> str:
@@ -80,8 +88,8 @@ def resolution(n: int, resolvable: float | None, metric: str) -> str:
         return f"{examples}: what they can separate is not known"
     return (
         f"{examples} cannot reliably separate methods closer than {_amount(resolvable, metric)}: a true difference of that "
-        "size is found in four of five such comparisons (over the examples alone, and one pair by itself, before Holm’s "
-        "correction)"
+        "size is found in four of five such comparisons (over the examples alone, for the median pair of methods, and by "
+        "itself, before Holm’s correction)"
     )
 
 
@@ -91,13 +99,20 @@ def main_table(tables: Sequence[Table], budget: int | None) -> Table | None:
     return next((table for table in own if table.test == MEAN), own[0] if own else None)
 
 
-def _recommended(table: Table, costs: Sequence[Cost]) -> Iterator[str]:
-    """The best, and how sure that is; then what trains half as many parameters at most and is not told apart from it.
+def _recommended(table: Table, reference: str, costs: Sequence[Cost]) -> Iterator[str]:
+    """The best where something is shown to be better than the reference, else the reference; and how sure that is.
 
-    That one is not recommended: the fewer the examples, the more would be indistinguishable, however far behind.
+    Then what trains half as many parameters as the best at most and is not told apart from it. That one is not recommended:
+    the fewer the examples, the more would be indistinguishable, however far behind.
     """
     best, *others = _scored(table)
-    yield f"Use {best.contestant}: it scored best, {_shown(best, table)}{_proven(table)}."
+    differences = [line.difference for line in _scored(table) if line.difference]
+    improved = any(one.distinguishable and (one.value > 0) == table.higher_is_better for one in differences)
+    if improved or best.contestant == reference or not differences:
+        yield f"Use {best.contestant}: it scored best, {_shown(best, table)}{_proven(table)}."
+    else:
+        yield f"Stay with {reference}, the reference: nothing is shown to be better."
+        yield f"{best.contestant} scored best, {_shown(best, table)}{_proven(table)}."
     level = [line.contestant for line in others if line.level_with_best]
     if NAMED < len(level) < len(others):
         yield f"Not distinguishable from {best.contestant}: {words.first(level)}."
@@ -144,8 +159,6 @@ def _against_reference(table: Table, reference: str) -> Iterator[str]:
             (better if (found.value > 0) == table.higher_is_better else worse).append(shown)
     if better:
         yield f"Better than the reference {reference}, in {words.unit(table.metric)}: {words.first(better)}."
-    else:
-        yield f"Nothing is shown to be better than the reference {reference}."
     if worse:
         yield f"Worse than {reference}, in {words.unit(table.metric)}: {words.first(worse)}."
     if same:
@@ -172,7 +185,7 @@ def _to_separate(table: Table) -> Iterator[str]:
     """What it would take to tell the best from the closest that is level with it, if they differ by what was measured."""
     best, *others = _scored(table)
     second = next((line for line in others if line.level_with_best), None)
-    if second is None:
+    if second is None or second.from_best is None:
         return
     apart = _behind(second, table)
     pair = f"{best.contestant} and {second.contestant}"
@@ -180,8 +193,9 @@ def _to_separate(table: Table) -> Iterator[str]:
         yield f"{pair} scored the same: nothing says how many examples would separate them."
         return
     needs = []
-    if table.resolvable is not None and apart < table.resolvable:
-        needs.append(f"{_at_least(examples_needed(table.n, table.resolvable, apart))} test examples")
+    resolvable = DETECTABLE * (second.from_best.high - second.from_best.low) / (2 * Z)  # of this pair, over examples
+    if apart < resolvable:
+        needs.append(f"{_at_least(examples_needed(table.n, resolvable, apart))} test examples")
     sd = max(best.seed_sd or 0.0, second.seed_sd or 0.0)
     if sd and (seeds := seeds_needed(sd, apart)) > min(len(best.seeds), len(second.seeds)):
         needs.append(f"{_at_least(seeds)} seeds")
@@ -192,10 +206,13 @@ def _to_separate(table: Table) -> Iterator[str]:
         )
 
 
-def _cautions(plan: Plan, table: Table, failures: Sequence[Failure]) -> Iterator[str]:
+def _edges(table: Table) -> Iterator[str]:
     edges = [line.contestant for line in table.lines if line.edge]
     if edges:
         yield f"At an edge of the learning rates searched, so that a wider grid may do better: {words.first(edges)}."
+
+
+def _cautions(plan: Plan, table: Table, failures: Sequence[Failure]) -> Iterator[str]:
     short = [f"{line.contestant} ({len(line.seeds)})" for line in table.lines if len(line.seeds) < len(plan.seeds)]
     if short:
         yield f"Not all of the {words.plural(len(plan.seeds), 'seed')} have a score: {words.first(short)}."

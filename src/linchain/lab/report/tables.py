@@ -45,9 +45,10 @@ def overview(study: Study, budget: int | None) -> Sheet | None:
         )
         records.append(_score_record(line, table) | _cost_record(cost))
     caption = (
-        f"{_what(table)}{within(budget)}, {_means(table)}; beneath it the 95 % interval over the test examples. Better and "
-        f"worse are judged over examples{' and seeds together' if _several(table) else ''}, adjusted by Holm; level with the "
-        f"best is what is not distinguishable from it.{_measured(costs.values())}"
+        f"{_what(table)}{within(budget)}, {_means(table)}; beneath it, and beneath the difference, the 95 % interval over the "
+        f"test examples{' alone' if _several(table) else ''}. Better and worse are judged over examples"
+        f"{' and seeds together' if _several(table) else ''}, adjusted by Holm; level with the best is what is not "
+        f"distinguishable from it.{_measured(costs.values())}"
     )
     return Sheet(f"{study.name}-overview{suffix(budget)}", caption, columns, tuple(rows), tuple(records))
 
