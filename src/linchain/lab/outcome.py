@@ -15,6 +15,8 @@ from linchain.lab.report.study import Study
 from linchain.lab.report.tables import overview
 from linchain.lab.trials import Comparison
 
+SHOWN = 4  # contestant, score, in words, difference
+
 
 def outcome(comparison: Comparison) -> RenderableType:
     """The verdict in sentences, and the overview of each budget as a table."""
@@ -34,12 +36,12 @@ def _parts(study: Study) -> Iterator[RenderableType]:
 
 
 def _table(sheet: Sheet) -> Table:
+    """Without the last columns, the costs: 80 characters hold no more, and a figure that is cut is a wrong one."""
     table = Table()
-    for column in sheet.columns:
-        longest = max(map(len, column.title.split()))
+    for column in sheet.columns[:SHOWN]:
         table.add_column(
-            escape(column.title), justify="right" if column.numeric else "left", min_width=longest, overflow="fold"
+            escape(column.title), justify="right" if column.numeric else "left", no_wrap=column.numeric, overflow="fold"
         )
     for row in sheet.rows:
-        table.add_row(*(Text(f"{cell.text}\n{cell.detail}" if cell.detail else cell.text) for cell in row))
+        table.add_row(*(Text(f"{cell.text}\n{cell.detail}" if cell.detail else cell.text) for cell in row[:SHOWN]))
     return table

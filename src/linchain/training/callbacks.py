@@ -33,6 +33,11 @@ class MetricsFile(TrainerCallback):
         kept = [row for row in read_jsonl(self.path) if row["step"] <= state.global_step] if self.path.exists() else []
         write_jsonl(self.path, kept)
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # Else the steps behind the last multiple of logging_steps would be of no row, and the final loss not the final one.
+        if state.global_step == state.max_steps:
+            control.should_log = True
+
     def on_log(
         self,
         args: TrainingArguments,
