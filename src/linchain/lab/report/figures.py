@@ -167,7 +167,8 @@ def learning_rates(study: Study, budget: int | None) -> Picture | None:
     caption = (
         f"{axis(metric).capitalize()} on the validation split over the learning rate{within(budget)}: one run each, bar the "
         "95 % interval over the validation examples. The filled dot is the rate that was chosen, a cross one whose run "
-        "failed. A choice at the edge of the grid says that a better rate may lie beyond it. All panels share the score’s axis."
+        "failed. A choice at the edge of the grid says that a better rate may lie beyond it. All panels share the score’s axis"
+        + ("; what lies above it stands in the table." if _highest(scores.values()) > limits[1] else ".")
     )
     legend = (
         Key("chosen", "accent", "dot"),
@@ -176,6 +177,10 @@ def learning_rates(study: Study, budget: int | None) -> Picture | None:
     )
     name = f"{study.name}-learning-rates{suffix(budget)}"
     return Picture(name, f"Search of the learning rate{within(budget)}", caption, panels, legend)
+
+
+def _highest(scores: Iterable[Mapping[float, Mapping[str, Any]]]) -> float:
+    return max((score["value"] for contestant in scores for score in contestant.values()), default=-math.inf)
 
 
 def _rate_limits(scores: Iterable[Mapping[float, Mapping[str, Any]]], metric: str) -> tuple[float, float]:
