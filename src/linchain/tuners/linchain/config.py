@@ -38,9 +38,10 @@ _REFUSED = {
 class LinChainConfig(LoraConfig):
     """Configuration of LinChain: y = x W0 + s · x A W_1 … W_n B (arXiv 2411.00039, eq. 5), with W0 frozen.
 
-    All arguments of `peft.LoraConfig` are accepted; those that assume ΔW = BA (OLoRA, EVA, CorDA, LoftQ, LoRA-GA,
-    Arrow, aLoRA, KaSA, VeLoRA, MonteCLoRA, BD-LoRA, QA-LoRA, Megatron, and PiSSA but for an identity chain) are refused by name. `chain_length=0` is LoRA,
-    `chain_length=1` is MoSLoRA. The scale s is `lora_alpha / r`, or `lora_alpha / √r` with `use_rslora`.
+    All arguments of `peft.LoraConfig` are accepted; those that assume ΔW = BA (OLoRA, EVA, CorDA, LoftQ, LoRA-GA, Arrow,
+    aLoRA, KaSA, VeLoRA, MonteCLoRA, BD-LoRA, QA-LoRA, Megatron, and PiSSA but for an identity chain) are refused by name.
+    `chain_length=0` is LoRA, `chain_length=1` is MoSLoRA. The scale s is `lora_alpha / r`, or `lora_alpha / √r` with
+    `use_rslora`.
 
     Args:
         r: Rank r_0, the width of A. 8, PEFT's default for LoRA, unless `chain_widths` says otherwise.
