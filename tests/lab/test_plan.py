@@ -6,7 +6,7 @@ import yaml
 from linchain.errors import LinchainError
 from linchain.lab.compare import check_folder
 from linchain.lab.plan import build_plan, load_plan, run_values
-from linchain.lab.trials import Comparison
+from linchain.lab.trials import MARK, Comparison
 from linchain.training.load_config import build_config
 
 PLAN = {
@@ -77,7 +77,7 @@ def test_the_plan_in_the_folder_is_the_plan(tmp_path):
     own_grid = {"name": "full", "learning_rates": [1e-5, 1e-4]}
     found = plan(output=str(tmp_path / "out"), methods=["lora", own_grid])
     comparison = Comparison(found)
-    comparison.runs.mkdir(parents=True)
+    comparison.folder.mkdir(parents=True)
     comparison.plan_file.write_text(comparison.dump_plan())
     assert Comparison.load(comparison.folder).plan == found
 
@@ -144,18 +144,30 @@ def test_refused_with_the_reason(changes, message):
 
 @pytest.mark.parametrize("text", ["", "- lora\n", "model: [\n"])
 def test_a_file_that_holds_no_mapping_is_refused_where_a_comparison_is_loaded(tmp_path, text):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "plan.yaml").write_text(text)
+    (tmp_path / "plan.yaml").write_text(f"{MARK}\n{text}")
     with pytest.raises(LinchainError, match=r"plan\.yaml.*(expected a mapping|not valid YAML)"):
         Comparison.load(tmp_path)
 
 
-def test_a_plan_alone_is_no_comparison(tmp_path):
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN))
-    with pytest.raises(LinchainError, match=r"holds no comparison: there is no plan\.yaml with runs/ beside it"):
+def test_a_plan_that_a_user_wrote_is_no_comparison_and_stays(tmp_path):
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(PLAN))
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(LinchainError, match=r"holds no comparison: .*plan\.yaml was not written by linchain compare"):
         Comparison.load(tmp_path)
-    with pytest.raises(LinchainError, match="not empty and holds no comparison"):
+    with pytest.raises(LinchainError, match=r"plan\.yaml was not written by linchain compare .* would be overwritten"):
         check_folder(Comparison(plan(output=str(tmp_path))))
+    assert yaml.safe_load(file.read_text()) == PLAN
+
+
+def test_the_comparisons_below_a_folder_are_named(tmp_path):
+    for name in ("one", "two"):
+        comparison = Comparison(plan(output=str(tmp_path / "runs" / name)))
+        comparison.folder.mkdir(parents=True)
+        comparison.plan_file.write_text(comparison.dump_plan())
+    for folder in (tmp_path, tmp_path / "runs"):
+        with pytest.raises(LinchainError, match=r"is no comparison; it holds .*runs/one, .*runs/two: name one of them"):
+            Comparison.load(folder)
 
 
 def test_all_mistakes_at_once():

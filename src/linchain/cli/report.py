@@ -34,10 +34,10 @@ def report(
     from linchain.lab.report import write_report
     from linchain.lab.trials import Comparison
 
-    folder = output or comparisons[0]
+    loaded = [Comparison.load(one) for one in comparisons]
+    folder = output or loaded[0].folder
     check_writable(folder)
     console = Console()
-    loaded = [Comparison.load(one) for one in comparisons]
     for one in loaded:
         console.print(outcome(one))
     written = write_report(loaded, folder, console)

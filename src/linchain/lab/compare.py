@@ -17,7 +17,7 @@ from linchain.files import check_writable
 from linchain.lab.environment import check_same
 from linchain.lab.progress import PlanProgress
 from linchain.lab.queue import Slot, run_all, slots
-from linchain.lab.trials import Comparison, Trial
+from linchain.lab.trials import MARK, Comparison, Trial, holds_comparison
 from linchain.training.load_config import build_config, differences, load_config
 from linchain.training.run_folder import LOCK, folder_lock, foreign_names, write_json, write_text
 
@@ -38,7 +38,6 @@ def run_plan(comparison: Comparison, console: Console) -> Comparison:
     """The part of `compare` that runs and writes, in a folder that has been checked."""
     plan = comparison.plan
     with folder_lock(comparison.folder):
-        comparison.runs.mkdir(exist_ok=True)  # before the plan, which by itself could be the one that a user wrote
         write_text(comparison.plan_file, comparison.dump_plan())
         places = slots(plan.threads)
         with PlanProgress(console, expected_runs(comparison), len(places)) as progress:
@@ -61,8 +60,13 @@ def check_folder(comparison: Comparison) -> None:
     A plan may grow: more seeds, rates or contestants leave the runs that are there as they are.
     """
     check_writable(comparison.folder)
-    begun = comparison.plan_file.is_file() and comparison.runs.is_dir()
-    if not begun and foreign_names(comparison.folder, {LOCK, comparison.runs.name}):
+    begun = holds_comparison(comparison.folder)
+    if comparison.plan_file.exists() and not begun:
+        raise LinchainError(
+            f"{comparison.plan_file} was not written by linchain compare (its first line is not {MARK!r}) and would be "
+            "overwritten; choose another output"
+        )
+    if not begun and foreign_names(comparison.folder, {LOCK}):
         raise LinchainError(
             f"output folder {comparison.folder} is not empty and holds no comparison; choose another one"
         )

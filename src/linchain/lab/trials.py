@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from linchain.lab.findings import Analysis
 
 PLAN, RUNS = "plan.yaml", "runs"
+MARK = "# The resolved plan of this comparison, written by linchain compare."
 Stage = Literal["search", "final", "cost"]
 # What a run calls its scores and predictions of each split.
 SPLITS = {"validation": "validation", "test": "after"}
@@ -102,6 +103,12 @@ class Trial:
         return f"{self.contestant}: {what[self.stage]}{budget}"
 
 
+def holds_comparison(folder: Path) -> bool:
+    """Whether plan.yaml in `folder` is one that a comparison wrote. Without our mark it is a user's own."""
+    file = folder / PLAN
+    return file.is_file() and file.read_bytes().startswith(MARK.encode())
+
+
 class Comparison:
     """A comparison's folder: its plan, and the trials that the plan asks for.
 
@@ -122,18 +129,17 @@ class Comparison:
     def load(cls, folder: Path | str) -> Comparison:
         """The comparison in `folder`, finished or not. Raises LinchainError where there is none."""
         folder = Path(folder).expanduser()
-        file = folder / PLAN
-        if not (file.is_file() and (folder / RUNS).is_dir()):  # a plan alone may be the one that a user wrote
-            raise LinchainError(f"{folder} holds no comparison: there is no {PLAN} with {RUNS}/ beside it")
-        return cls(load_plan(file), folder)
+        if not holds_comparison(folder):
+            raise LinchainError(_why_none(folder))
+        return cls(load_plan(folder / PLAN), folder)
 
     def dump_plan(self) -> str:
-        """plan.yaml: what `load` reads back to an equal plan."""
+        """plan.yaml: our mark, and what `load` reads back to an equal plan."""
         values = self.plan.config.model_dump(mode="json")
         for key in DECIDED:  # they would be refused
             *sections, name = key.split(".")
             del reduce(dict.__getitem__, sections, values)[name]
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return f"{MARK}\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}"
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -225,6 +231,19 @@ class Comparison:
         return Trial(
             contestant.label, stage, budget, rate, seed, folder, _for_stage(values, stage, self.plan.cost.steps)
         )
+
+
+def _why_none(folder: Path) -> str:
+    """Why `folder` is not the folder of a comparison, and where comparisons are."""
+    inside = sorted(file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{PLAN}"))
+    if found := [str(one) for one in inside if holds_comparison(one)]:
+        return f"{folder} is no comparison; it holds {', '.join(found)}: name one of them"
+    if (folder / PLAN).is_file():
+        return (
+            f"{folder} holds no comparison: {folder / PLAN} was not written by linchain compare (its first line is not "
+            f"{MARK!r})"
+        )
+    return f"{folder} holds no comparison: there is no {PLAN}"
 
 
 def _for_stage(values: dict[str, Any], stage: Stage, cost_steps: int) -> dict[str, Any]:
