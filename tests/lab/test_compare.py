@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -164,7 +165,9 @@ def test_a_plan_that_has_grown_runs_only_what_is_new(pretend, tmp_path):
     plan = values("starter", tmp_path / "out")
     before = {trial.folder: trial.files.result.stat().st_mtime_ns for trial in pretend.run(plan).trials}
     assert len(before) == 10
-    done = pretend.run({**plan, "seeds": 3, "methods": [*plan["methods"], "rslora"]})
+    printed = StringIO()
+    done = pretend.run({**plan, "seeds": 3, "methods": [*plan["methods"], "rslora"]}, Console(file=printed, width=200))
+    assert printed.getvalue().splitlines()[0].startswith("[11/18] rslora: search"), "what is done is no time left"
     assert {(one.contestant, one.stage) for one in pretend.asked if one.contestant != "rslora"} == {
         ("lora", "final"),
         ("linchain", "final"),
@@ -174,6 +177,26 @@ def test_a_plan_that_has_grown_runs_only_what_is_new(pretend, tmp_path):
     assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in before} == before
     assert {trial.state for trial in done.trials} == {"done"}
     assert len(json.loads(done.summary.read_text())["tables"][0]["lines"]) == 3
+    left_out = Comparison(build_plan(plan)).left_out
+    assert len(left_out) == 8
+    assert {(folder.parent.name == "rslora") or folder.name.startswith("seed-3-at-") for folder in left_out} == {True}
+
+
+def test_what_a_plan_leaves_out_of_its_folder_is_said(pretend, tmp_path, monkeypatch):
+    plan = values("starter", tmp_path / "out")
+    grown = {**plan, "seeds": 3, "methods": [*plan["methods"], "rslora"]}
+    monkeypatch.setattr("linchain.lab.describe._check_unchanged", lambda *_: None)  # nothing real has been run
+    done = pretend.run(grown)
+    assert "also holds" not in _printed(describe(done, costs=False))
+    shown = _printed(describe(Comparison(build_plan(plan)), costs=False))
+    assert re.search(r"runs/ also holds 8 runs .* \(seed-3-at-.*rslora\): left out", shown)
+    assert "at a time, each on 1 CPU thread" in shown
+
+
+def _printed(shown):
+    console = Console(file=StringIO(), width=300)
+    console.print(shown)
+    return console.file.getvalue()
 
 
 def test_a_run_that_failed_is_tried_again_and_one_that_diverged_is_not(pretend, tmp_path):

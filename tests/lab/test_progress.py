@@ -33,7 +33,8 @@ def progress(file, terminal=False, places=2):
 
 def test_each_run_is_a_line_with_its_score_and_the_time_left(tmp_path, printed):
     with progress(printed) as shown:
-        shown.begin([trial(tmp_path / "before", score=0.5)])
+        shown.begin("search", 1)
+        shown.begin("search", 1)  # at the start, and once more as the stage begins
         assert shown.left() == "time left unknown"
         shown.finished(trial(tmp_path / "a", score=0.25), 10)
         shown.finished(trial(tmp_path / "b", "final", score=0.75), 40)
@@ -60,7 +61,7 @@ def test_a_failed_run_is_named_and_a_mended_one_is_not(tmp_path, printed):
 
 def test_a_terminal_has_a_bar_over_all_runs(tmp_path, printed):
     with progress(printed, terminal=True) as shown:
-        shown.begin([trial(tmp_path / "before", score=0.5)])
+        shown.begin("search", 1)
         shown.finished(trial(tmp_path / "a", score=0.25), 10)
     assert "2/8" in printed.getvalue()
     assert "0:00:40 left" in printed.getvalue()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ from linchain.files import check_writable
 from linchain.lab.environment import check_same
 from linchain.lab.progress import PlanProgress
 from linchain.lab.queue import Slot, run_all, slots
-from linchain.lab.trials import MARK, Comparison, Trial, holds_comparison
+from linchain.lab.trials import MARK, Comparison, Stage, Trial, holds_comparison
 from linchain.training.load_config import build_config, differences, load_config
 from linchain.training.run_folder import LOCK, folder_lock, foreign_names, write_json, write_text
 
@@ -41,12 +41,12 @@ def run_plan(comparison: Comparison, console: Console) -> Comparison:
         write_text(comparison.plan_file, comparison.dump_plan())
         places = slots(plan.threads)
         with PlanProgress(console, expected_runs(comparison), len(places)) as progress:
-            _run_stage(comparison, lambda: comparison.search_trials(), places, progress)
-            _run_stage(comparison, lambda: comparison.final_trials(_choices(comparison)), places, progress)
+            for stage, done in Counter(trial.stage for trial in comparison.trials if not _to_run(trial)).items():
+                progress.begin(stage, done)
+            _run_stage("search", comparison.search_trials(), places, progress)
+            _run_stage("final", comparison.final_trials(_choices(comparison)), places, progress)
             # alone on the machine, or the figures would be of the neighbours, too
-            _run_stage(
-                comparison, lambda: _shuffled(comparison.cost_trials(_choices(comparison))), places[:1], progress
-            )
+            _run_stage("cost", _shuffled(comparison.cost_trials(_choices(comparison))), places[:1], progress)
         done = Comparison(plan, comparison.folder)  # what it says is read once, of what has been run by now
         write_json(done.environment_file, done.environment)
         with console.status("comparing"):
@@ -118,18 +118,15 @@ def _choices(comparison: Comparison) -> dict[tuple[str, int | None], float]:
     return comparison.choices(comparison.search_trials())
 
 
-def _run_stage(
-    comparison: Comparison, trials: Callable[[], Sequence[Trial]], places: list[Slot], progress: PlanProgress
-) -> None:
+def _run_stage(stage: Stage, trials: Sequence[Trial], places: list[Slot], progress: PlanProgress) -> None:
     def finished(trial: Trial, seconds: float) -> None:
         _leave_what_is_read(trial)
         progress.finished(trial, seconds)
 
-    every = trials()
-    for trial in every:  # a kill may have come before the last time
+    for trial in trials:  # a kill may have come before the last time
         _leave_what_is_read(trial)
-    open_ones = [trial for trial in every if _to_run(trial)]
-    progress.begin([trial for trial in every if not _to_run(trial)])
+    open_ones = [trial for trial in trials if _to_run(trial)]
+    progress.begin(stage, len(trials) - len(open_ones))
     if open_ones:
         run_all(open_ones, places, finished)
 

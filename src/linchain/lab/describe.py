@@ -20,7 +20,7 @@ from linchain.errors import LinchainError
 from linchain.evaluation.models import head_options, load_model_config, model_path
 from linchain.lab.compare import expected_runs
 from linchain.lab.environment import check_same
-from linchain.lab.plan import Contestant
+from linchain.lab.plan import Contestant, Plan
 from linchain.lab.queue import run_all, slots
 from linchain.lab.trials import Comparison
 from linchain.training.config import RunConfig
@@ -30,6 +30,7 @@ from linchain.training.load_config import build_config
 from linchain.training.prepare import PreparedData, prepare_data
 
 PROBE_STEPS = 5
+LEFT_OUT_SHOWN = 4  # names
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def describe(comparison: Comparison, *, costs: bool) -> RenderableType:
         if costs:
             row.append(mebibytes(size.memory or 0))
         table.add_row(*map(Text, row))
-    lines = [_runs_line(comparison, data), f"overlap with the training data: {overlap_line(data.overlaps)}"]
+    lines = [_runs_line(comparison, data), _places_line(plan), *_left_out_lines(comparison)]
+    lines.append(f"overlap with the training data: {overlap_line(data.overlaps)}")
     if data.validation_overlaps:
         lines.append(f"overlap with the validation data: {overlap_line(data.validation_overlaps, 'validation')}")
     if costs:
@@ -120,6 +122,26 @@ def _runs_line(comparison: Comparison, data: PreparedData) -> str:
         f"{', '.join(map(str, plan.seeds))}), {expected['cost']} to measure cost; reference {plan.reference}; data: {counts}; "
         f"output {comparison.folder}"
     )
+
+
+def _places_line(plan: Plan) -> str:
+    places = slots(plan.threads)
+    each = f"{places[0].threads} CPU thread{'s' if places[0].threads > 1 else ''}"
+    where = each if places[0].gpu is None else f"a GPU and {each}"
+    return f"{len(places)} at a time, each on {where}; those that measure cost one at a time"
+
+
+def _left_out_lines(comparison: Comparison) -> list[str]:
+    """Names what the folder holds beyond the plan: a plan that has grown on the command line only is short of it."""
+    found = comparison.left_out
+    if not found:
+        return []
+    labels = {one.label for one in comparison.plan.contestants}
+    parts = [folder.relative_to(comparison.runs).parts for folder in found]
+    names = list(dict.fromkeys(folder[-1] if folder[0] in labels else folder[0] for folder in parts))
+    shown = ", ".join(names[:LEFT_OUT_SHOWN]) + (", …" if len(names) > LEFT_OUT_SHOWN else "")
+    runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
+    return [f"{comparison.runs.name}/ also holds {runs} that this plan does not name ({shown}): left out"]
 
 
 def _time_line(comparison: Comparison, data: PreparedData) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from linchain.lab.trials import Trial
+from linchain.lab.trials import Stage, Trial
 
 
 class PlanProgress:
@@ -46,10 +45,9 @@ class PlanProgress:
         if self.bar:
             self.bar.stop()
 
-    def begin(self, finished_before: Sequence[Trial]) -> None:
-        """Counts what an earlier start of the comparison has run."""
-        for trial in finished_before:
-            self.done[trial.stage] += 1
+    def begin(self, stage: Stage, done: int) -> None:
+        """So many runs of a stage need not be run: an earlier start of the comparison has."""
+        self.done[stage] = done
         self._show("")
 
     def finished(self, trial: Trial, seconds: float) -> None:

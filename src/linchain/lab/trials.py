@@ -166,6 +166,22 @@ class Comparison:
         choices = self.choices(search)
         return (*search, *self.final_trials(choices), *self.cost_trials(choices))
 
+    @property
+    def left_out(self) -> tuple[Path, ...]:
+        """Folders of runs that this plan does not name, such as those of a contestant that an earlier plan had."""
+        search = self.search_trials()
+        choices = self.choices(search)
+        named = {trial.folder for trial in (*search, *self.final_trials(choices), *self.cost_trials(choices))}
+        for budget in self.plan.budgets:
+            for one in self.plan.contestants:
+                open_ones = (
+                    [] if (one.label, budget) in choices else [{(one.label, budget): r} for r in one.learning_rates]
+                )
+                for rate in open_ones:  # any of them may be chosen yet
+                    named |= {trial.folder for trial in (*self.final_trials(rate), *self.cost_trials(rate))}
+        found = {file.parent for depth in ("*/*", "*/*/*") for file in self.runs.glob(f"{depth}/config.yaml")}
+        return tuple(sorted(found - named))
+
     def search_trials(self) -> tuple[Trial, ...]:
         """Each contestant at each learning rate and budget; none where there is one rate only."""
         if not self.plan.searches:
