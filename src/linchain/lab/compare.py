@@ -41,8 +41,9 @@ def run_plan(comparison: Comparison, console: Console) -> Comparison:
         write_text(comparison.plan_file, comparison.dump_plan())
         places = slots(plan.threads)
         with PlanProgress(console, expected_runs(comparison), len(places)) as progress:
-            for stage, done in Counter(trial.stage for trial in comparison.trials if not _to_run(trial)).items():
-                progress.begin(stage, done)
+            earlier = Counter(trial.stage for trial in comparison.trials if not _to_run(trial))
+            for stage, count in earlier.items():
+                progress.begin(stage, count)
             _run_stage("search", comparison.search_trials(), places, progress)
             _run_stage("final", comparison.final_trials(_choices(comparison)), places, progress)
             # alone on the machine, or the figures would be of the neighbours, too
