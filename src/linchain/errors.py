@@ -18,13 +18,19 @@ class DivergedError(LinchainError):
     """A training whose loss is no longer a number. Started again as it was it would diverge again."""
 
 
+# What others call our keys, where letters alone would suggest another one.
+SYNONYMS = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "lr": "learning_rate"}
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str | None:
-    """The accepted name closest to `name`, or None where none is close.
+    """The accepted name closest to `name`, or to what `name` is called here; None where none is close.
 
     >>> nearest("lora_alhpa", ["r", "lora_alpha", "lora_dropout"])
     'lora_alpha'
+    >>> nearest("rank", ["r", "rank_pattern"])
+    'r'
     """
-    matches = difflib.get_close_matches(name, list(accepted), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(SYNONYMS.get(name, name), list(accepted), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 

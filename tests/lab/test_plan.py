@@ -7,7 +7,7 @@ from linchain.errors import LinchainError
 from linchain.lab.compare import check_folder
 from linchain.lab.plan import build_plan, load_plan, run_values
 from linchain.lab.trials import MARK, Comparison
-from linchain.training.load_config import build_config
+from linchain.training.load_config import build_config, load_config
 
 PLAN = {
     "model": "starter",
@@ -109,16 +109,42 @@ REFUSED = {
         {"data": {"train": "task:metamathqa", "validation": ["task:wikitext", "task:gsm8k"], "test": "task:gsm8k"}},
         "have no mean to choose a learning rate by (wikitext: loss, gsm8k: exact_match)",
     ),
-    "unknown_method": ({"methods": ["lroa"]}, "unknown method 'lroa'; did you mean 'lora'"),
+    "unknown_method": ({"methods": ["lroa"]}, "methods.lroa: unknown method 'lroa'; did you mean 'lora'"),
     "unknown_key": ({"seedz": 3}, "seedz: unknown key; did you mean 'seeds'"),
-    "unknown_option": ({"options": {"target_modules": ["q"], "lora_alhpa": 3}}, "did you mean 'lora_alpha'"),
-    "unknown_own_option": ({"methods": [{"name": "lora", "rr": 3}]}, "option of method 'lora' 'rr'"),
-    "no_targets": ({"options": {}}, "methods.lora: a comparison has to name the target_modules"),
+    "unknown_option": (
+        {"options": {"target_modules": ["q"], "lora_alhpa": 3}},
+        "options.lora_alhpa: unknown option of these methods 'lora_alhpa'; did you mean 'lora_alpha'",
+    ),
+    "unknown_own_option": (
+        {"methods": [{"name": "lora", "rr": 3}]},
+        "methods.lora: unknown option of method 'lora' 'rr'",
+    ),
+    "no_targets": ({"options": {}}, "options.target_modules: a comparison has to name them (for lora, linchain)"),
     "twice": ({"methods": ["lora", {"name": "lora", "r": 4}]}, "'lora' stands there 2 times"),
     "reference": ({"reference": "linchian"}, "unknown contestant 'linchian'; did you mean 'linchain'"),
-    "method": ({"method": "lora"}, "method: a plan decides it by methods"),
-    "rate": ({"training": {"learning_rate": 1e-3}}, "training.learning_rate: a plan decides it by learning_rates"),
-    "no_rates": ({"learning_rates": []}, "learning_rates"),
+    "method": ({"method": "lora"}, "method: a plan compares several; name them under methods"),
+    "rate": ({"training": {"learning_rate": 1e-3}}, "training.learning_rate: a plan searches it; give the rates"),
+    "no_rates": ({"learning_rates": []}, "plan: learning_rates: must be a list such as [1e-3, 1e-2], found []"),
+    "one_rate": ({"learning_rates": 1e-3}, "plan: learning_rates: must be a list such as [1e-3, 1e-2], found 0.001"),
+    "word_for_seeds": (
+        {"seeds": "two"},
+        "plan: seeds: must be a list such as [1, 2, 3], or a number of seeds, found 'two'",
+    ),
+    "unknown_part": (
+        {"vary": ["innit"]},
+        "plan: vary[0]: must be 'init', 'data' or 'dropout', found 'innit'; did you mean 'init'?",
+    ),
+    "rank": (
+        {"options": {"target_modules": ["q"], "rank": 3}},
+        "plan: options.rank: unknown option of these methods 'rank'; did you mean 'r'?",
+    ),
+    "wrong_shared_option": (
+        {"options": {"target_modules": ["q"], "r": 0}},
+        "plan: options.r must be a positive integer, got 0",
+    ),
+    "number_for_a_method": ({"methods": ["lora", 3]}, "plan: methods[1]: must be a mapping of keys to values, found 3"),
+    "no_methods": ({"methods": []}, "plan: methods: must be a list such as [lora, linchain], found []"),
+    "baseline": ({"evaluation": {"baseline": True}}, "evaluation.baseline: a comparison never evaluates the untrained"),
     "same_rates": ({"learning_rates": [1e-3, 1e-3]}, "learning_rates must be different positive numbers"),
     "unequal_search": (
         {"methods": [{"name": "lora", "learning_rates": [1e-3]}]},
@@ -168,6 +194,18 @@ def test_the_comparisons_below_a_folder_are_named(tmp_path):
     for folder in (tmp_path, tmp_path / "runs"):
         with pytest.raises(LinchainError, match=r"is no comparison; it holds .*runs/one, .*runs/two: name one of them"):
             Comparison.load(folder)
+
+
+def test_a_run_is_no_plan_and_a_plan_no_run(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model: starter\nmethod: lora\ndata: {train: starter:add}\n")
+    with pytest.raises(
+        LinchainError, match=r"neither methods nor learning_rates; one run is: linchain train .*run\.yaml"
+    ):
+        load_plan(file)
+    file.write_text(yaml.safe_dump(PLAN))
+    with pytest.raises(LinchainError, match=r"is the plan of a comparison: linchain compare .*run\.yaml"):
+        load_config(file)
 
 
 def test_all_mistakes_at_once():

@@ -12,21 +12,23 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from linchain import methods
-from linchain.errors import unknown_name
+from linchain.errors import LinchainError, unknown_name
 from linchain.evaluation.scores import LOWER_IS_BETTER
 from linchain.methods.base import Method
+from linchain.methods.options import problem as wrong_value
 from linchain.training.config import MethodConfig, NamedSection, RunConfig, Section, named_tasks
 from linchain.training.load_config import method_mistakes, read_values, validated
 
 SeedPart = Literal["init", "data", "dropout"]
 SEED_PARTS: tuple[SeedPart, ...] = ("init", "data", "dropout")
 LONGEST_LABEL = 200  # bytes; the names of files end at 255
-# What a plan decides for each of its runs, and the key that it decides it by.
+# What a plan decides for each of its runs, and what to do instead of giving it.
 DECIDED = {
-    "method": "methods",
-    "training.learning_rate": "learning_rates",
-    "evaluation.baseline": "nothing: the untrained model is no contestant",
-    "evaluation.score_validation": "nothing: it is what the learning rate is chosen by",
+    "method": "a plan compares several; name them under methods",
+    "training.learning_rate": "a plan searches it; give the rates to try under learning_rates",
+    "evaluation.baseline": "a comparison never evaluates the untrained model; leave the key out",
+    "evaluation.score_validation": "a comparison always scores its search runs on the validation data, and no others; "
+    "leave the key out",
 }
 
 
@@ -54,7 +56,9 @@ class PlanConfig(RunConfig):
     """A run's sections, the same for every contestant, and what is compared."""
 
     methods: tuple[ContestantConfig, ...] = Field(
-        min_length=1, description="The contestants: names of methods, or mappings of `name`, `label` and options."
+        min_length=1,
+        examples=["[lora, linchain]"],
+        description="The contestants: names of methods, or mappings of `name`, `label` and options.",
     )
     options: dict[str, Any] = Field(
         default={},
@@ -64,20 +68,26 @@ class PlanConfig(RunConfig):
         default=None, description="The contestant that the others are tested against. Default: the first."
     )
     learning_rates: tuple[float, ...] = Field(
-        min_length=1, description="The grid that each contestant is searched on, with `training.seed`."
+        min_length=1,
+        examples=["[1e-3, 1e-2]"],
+        description="The grid that each contestant is searched on, with `training.seed`.",
     )
     seeds: tuple[int, ...] = Field(
         default=(1, 2, 3),
         min_length=1,
+        examples=["[1, 2, 3]"],
         description="Seeds of the final runs at the chosen rate: a list, or how many.",
     )
     vary: tuple[SeedPart, ...] = Field(
         default=SEED_PARTS,
         min_length=1,
+        examples=["[init, data]"],
         description="What a seed moves: the adapter's start, the order of data, dropout. The rest stays at `training.seed`.",
     )
     budgets: tuple[int, ...] = Field(
-        default=(), description="Compare at each of these numbers of optimizer steps, each with a search of its own."
+        default=(),
+        examples=["[100, 400]"],
+        description="Compare at each of these numbers of optimizer steps, each with a search of its own.",
     )
     threads: int | None = Field(
         default=None,
@@ -90,8 +100,10 @@ class PlanConfig(RunConfig):
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds_from_number(cls, value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, list | tuple):
             return value
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"must be a list such as [1, 2, 3], or a number of seeds, found {value!r:.80}")
         if value < 1:
             raise ValueError(f"a comparison needs at least one seed, got {value}")
         return tuple(range(1, value + 1))
@@ -191,6 +203,10 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
     Raises LinchainError: one message that lists every mistake in the file and the overrides.
     """
     values, mistakes = read_values(path, overrides)
+    if not {"methods", "learning_rates"} & values.keys():
+        raise LinchainError(
+            f"{path} is no plan of a comparison, it has neither methods nor learning_rates; one run is: linchain train {path}"
+        )
     return build_plan(values, str(path), mistakes)
 
 
@@ -228,12 +244,12 @@ def _with_shared(method: Method, shared: Mapping[str, Any], own: Mapping[str, An
 def _decided_mistakes(values: Mapping[str, Any]) -> list[str]:
     """Keys of a run that would do nothing in a plan."""
     mistakes = []
-    for key, by in DECIDED.items():
+    for key, instead in DECIDED.items():
         inside: Any = values
         for part in key.split("."):
             inside = inside.get(part) if isinstance(inside, Mapping) else None
         if inside is not None:
-            mistakes.append(f"{key}: a plan decides it by {by}")
+            mistakes.append(f"{key}: {instead}")
     return mistakes
 
 
@@ -245,13 +261,11 @@ def _method_mistakes(values: Mapping[str, Any]) -> list[str]:
     entries = [{"name": one} if isinstance(one, str) else one for one in given]
     if not all(isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in entries):
         return []
-    mistakes, rates = [], values.get("learning_rates")
+    mistakes = _shared_mistakes(entries, shared)
+    # said once, not for every contestant that has the option
+    right = {name: value for name, value in shared.items() if not wrong_value(name, value)}
     for one in entries:
-        mistakes += _entry_mistakes(one, shared, rates)
-    known = {option for one in entries if one["name"] in methods.names() for option in methods.get(one["name"]).options}
-    mistakes += [
-        f"options: {unknown_name('option of these methods', name, known)}" for name in shared if name not in known
-    ]
+        mistakes += _entry_mistakes(one, right, values.get("learning_rates"))
     labels = [str(one.get("label") or one["name"]) for one in entries]
     mistakes += [
         f"methods: {label!r} stands there {count} times; give each a label of its own"
@@ -264,23 +278,42 @@ def _method_mistakes(values: Mapping[str, Any]) -> list[str]:
     return mistakes
 
 
+def _shared_mistakes(entries: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the options of all contestants, whichever of them has the option."""
+    mistakes = [f"options.{problem}" for name, value in shared.items() if (problem := wrong_value(name, value))]
+    if not entries or any(one["name"] not in methods.names() for one in entries):
+        return mistakes  # nobody knows what options those have
+    known = {option for one in entries for option in methods.get(one["name"]).options}
+    mistakes += [
+        f"options.{name}: {unknown_name('option of these methods', name, known)}"
+        for name in shared
+        if name not in known
+    ]
+    nameless = [
+        str(one.get("label") or one["name"])
+        for one in entries
+        if "target_modules" in methods.get(one["name"]).options
+        and not (one.get("target_modules") or shared.get("target_modules"))
+    ]
+    if nameless:
+        mistakes.append(
+            f"options.target_modules: a comparison has to name them (for {', '.join(nameless)}), since their defaults "
+            "differ between methods"
+        )
+    return mistakes
+
+
 def _entry_mistakes(one: Mapping[str, Any], shared: Mapping[str, Any], rates: Any) -> list[str]:
     own = {name: value for name, value in one.items() if name not in ("name", "label", "learning_rates")}
-    if one["name"] not in methods.names():
-        return method_mistakes({"name": one["name"]})
-    method = methods.get(one["name"])
-    options = _with_shared(method, shared, own)
-    mistakes = method_mistakes({"name": one["name"], **options})
     label = str(one.get("label") or one["name"])
+    if one["name"] not in methods.names():
+        return method_mistakes({"name": one["name"]}, f"methods.{label}")
+    options = _with_shared(methods.get(one["name"]), shared, own)
+    mistakes = method_mistakes({"name": one["name"], **options}, f"methods.{label}")
     if not label.strip() or label.startswith(".") or {*label} & {*"/\\"} or not label.isprintable():
         mistakes.append(f"methods: the label {label!r} cannot be the name of a folder")
     if len(label.encode()) > LONGEST_LABEL:
         mistakes.append(f"methods: the label {label[:20]!r}… is longer than {LONGEST_LABEL} bytes")
-    if "target_modules" in method.options and not options.get("target_modules"):
-        mistakes.append(
-            f"methods.{label}: a comparison has to name the target_modules (options: {{target_modules: …}}), since their "
-            "defaults differ between methods"
-        )
     grid = one.get("learning_rates")
     if isinstance(grid, list) and isinstance(rates, list) and len(grid) != len(rates):
         mistakes.append(

@@ -30,6 +30,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises LinchainError: one message that lists every mistake, each with its key, its value and what is accepted.
     """
     values, mistakes = read_values(path, overrides)
+    if {"methods", "learning_rates"} <= values.keys():
+        raise LinchainError(f"{path} is the plan of a comparison: linchain compare {path}")
     return build_config(values, str(path), mistakes)
 
 
@@ -63,7 +65,7 @@ def validated(schema: type[Schema], values: dict[str, Any], origin: str, mistake
     try:
         config = schema.model_validate(values)
     except ValidationError as error:
-        mistakes = [_describe(detail, schema) for detail in error.errors()] + mistakes
+        mistakes = [_describe(detail, schema) for detail in error.errors() if not _follows(detail)] + mistakes
     if mistakes:
         raise LinchainError(_together(origin, mistakes))
     assert config is not None
@@ -132,8 +134,8 @@ def _other_method(before: Any, name: str) -> Any:
     return {"name": name} | {key: value for key, value in before.items() if key in methods.get(name).options}
 
 
-def method_mistakes(method: Any) -> list[str]:
-    """What the method itself finds wrong with its options."""
+def method_mistakes(method: Any, key: str = "method") -> list[str]:
+    """What the method that stands at `key` finds wrong with its options itself."""
     from linchain import methods
 
     name, options = (method, {}) if not isinstance(method, dict) else (method.get("name", "linchain"), dict(method))
@@ -143,14 +145,19 @@ def method_mistakes(method: Any) -> list[str]:
     try:
         methods.get(name).peft_config(options)
     except LinchainError as error:
-        return [f"method: {line}" for line in str(error).splitlines()]
+        return [f"{key}: {line}" for line in str(error).splitlines()]
     return []
+
+
+def _follows(detail: ErrorDetails) -> bool:
+    """Whether a list is said to be too short for its wrong entries alone, which are reported themselves."""
+    return detail["type"] == "too_short" and bool(detail["input"])
 
 
 def _describe(detail: ErrorDetails, schema: type[BaseModel]) -> str:
     """One of pydantic's findings in our words: the key, the value, what is accepted."""
     location = [str(part) for part in detail["loc"]]
-    key = ".".join(location)
+    key = re.sub(r"\.(\d+)", r"[\1]", ".".join(location))
     found = detail["input"]
     match detail["type"]:
         case "extra_forbidden":
@@ -168,6 +175,12 @@ def _describe(detail: ErrorDetails, schema: type[BaseModel]) -> str:
             close = nearest(str(found), re.findall(r"'([^']+)'", expected))
             hint = f"; did you mean {close!r}?" if close else ""
             return f"{key}: must be {expected}, found {found!r}{hint}"
+        case "list_type" | "tuple_type" | "too_short":
+            field = schema.model_fields.get(location[-1])
+            example = f" such as {field.examples[0]}" if field and field.examples else ""
+            return f"{key}: must be a list{example}, found {found!r:.80}"
+        case "dict_type" | "model_type":
+            return f"{key}: must be a mapping of keys to values, found {found!r:.80}"
         case _:
             message = detail["msg"].replace("Input should be", "must be", 1)
             return f"{key}: {message}, found {found!r:.80}"
