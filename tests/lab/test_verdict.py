@@ -61,6 +61,17 @@ def test_what_cannot_be_told_apart_for_want_of_examples_is_not_recommended():
     )
 
 
+def test_what_is_shown_to_be_better_is_used_before_what_only_scored_best():
+    """wild scatters between seeds, and scored best; bone is surely better than lora."""
+    wild = [
+        FakeTrial("wild", seed=seed, rows=right(drawn(np.random.default_rng(seed), skill, HARDNESS)))
+        for seed, skill in ((1, 0.2), (2, 3.0), (3, 3.0))
+    ]
+    found, _ = sentences(*runs("lora", 0.0), *runs("bone", 0.6, number=1), *wild)
+    assert found[0].startswith("Use bone: it is shown to be better than the reference lora, and scored ")
+    assert found[1].startswith("wild scored best, ")
+
+
 def test_many_that_are_level_are_named_in_a_sentence_of_their_own():
     level = [one for number in range(1, 6) for one in runs(f"twin-{number}", 0.5, number=number)]
     found, _ = sentences(*level, *runs("lora", -0.5))

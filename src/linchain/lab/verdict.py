@@ -100,32 +100,45 @@ def main_table(tables: Sequence[Table], budget: int | None) -> Table | None:
 
 
 def _recommended(table: Table, reference: str, costs: Sequence[Cost]) -> Iterator[str]:
-    """The best where something is shown to be better than the reference, else the reference; and how sure that is.
-
-    Then what trains half as many parameters as the best at most and is not told apart from it. That one is not recommended:
-    the fewer the examples, the more would be indistinguishable, however far behind.
-    """
-    best, *others = _scored(table)
-    differences = [line.difference for line in _scored(table) if line.difference]
-    improved = any(one.distinguishable and (one.value > 0) == table.higher_is_better for one in differences)
-    if improved or best.contestant == reference or not differences:
+    """The best of what is shown to be better than the reference, else the reference; and how sure that is."""
+    best, *_ = _scored(table)
+    better = [line for line in _scored(table) if _improves(line, table)]
+    if best in better or best.contestant == reference or not any(line.difference for line in table.lines):
         yield f"Use {best.contestant}: it scored best, {_shown(best, table)}{_proven(table)}."
     else:
-        yield f"Stay with {reference}, the reference: nothing is shown to be better."
+        if better:
+            yield (
+                f"Use {better[0].contestant}: it is shown to be better than the reference {reference}, and scored "
+                f"{_shown(better[0], table)}."
+            )
+        else:
+            yield f"Stay with {reference}, the reference: nothing is shown to be better."
         yield f"{best.contestant} scored best, {_shown(best, table)}{_proven(table)}."
-    level = [line.contestant for line in others if line.level_with_best]
+    yield from _level(table, costs)
+
+
+def _improves(line: Line, table: Table) -> bool:
+    found = line.difference
+    return found is not None and found.distinguishable and (found.value > 0) == table.higher_is_better
+
+
+def _level(table: Table, costs: Sequence[Cost]) -> Iterator[str]:
+    """What is not told apart from the best; of that, what trains half as many parameters at most and came close.
+
+    It is not recommended: the fewer the examples, the more would be indistinguishable, however far behind.
+    """
+    best, *others = _scored(table)
+    level = [line for line in others if line.level_with_best]
     if NAMED < len(level) < len(others):
-        yield f"Not distinguishable from {best.contestant}: {words.first(level)}."
+        yield f"Not distinguishable from {best.contestant}: {words.first([line.contestant for line in level])}."
     trained = {cost.contestant: cost.trainable for cost in costs if cost.budget == table.budget}
-    most = trained.get(best.contestant, 0) / 2
-    small = next(
-        (line for line in others if line.level_with_best and 0 < trained.get(line.contestant, 0) <= most), None
-    )
-    if small is not None:
-        behind = _behind(small, table)
+    most, close = trained.get(best.contestant, 0) / 2, table.resolvable_with_seeds or table.resolvable or 0.0
+    small = [line for line in level if 0 < trained.get(line.contestant, 0) <= most and _behind(line, table) <= close]
+    for line in small[:1]:
+        behind = _behind(line, table)
         scored = f"scored {_amount(behind, table.metric)} worse" if behind else "scored the same"
         yield (
-            f"{small.contestant} trains {words.count(trained[small.contestant])} parameters instead of "
+            f"{line.contestant} trains {words.count(trained[line.contestant])} parameters instead of "
             f"{words.count(trained[best.contestant])} and {scored}: it is not shown to be worse, nor to be as good."
         )
 
@@ -156,7 +169,7 @@ def _against_reference(table: Table, reference: str) -> Iterator[str]:
         if not found.distinguishable:
             same.append(line.contestant)
         else:
-            (better if (found.value > 0) == table.higher_is_better else worse).append(shown)
+            (better if _improves(line, table) else worse).append(shown)
     if better:
         yield f"Better than the reference {reference}, in {words.unit(table.metric)}: {words.first(better)}."
     if worse:
