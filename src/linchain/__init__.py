@@ -24,6 +24,10 @@ _PUBLIC = {
 __all__ = ["BoneConfig", "BoneModel", "LinChainConfig", "LinChainModel", "LinchainError", "__version__", "fold_to_lora"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
