@@ -12,6 +12,7 @@ import torch
 from linchain.errors import LinchainError
 from linchain.evaluation.data import EvaluationData, Scoring, check_context, prepare
 from linchain.evaluation.models import context_length, load_model_config, load_tokenizer
+from linchain.tasks import protocols
 from linchain.tasks.encoding import Example, encode_sentences, encode_texts
 from linchain.tasks.formats import Format, get_format
 from linchain.tasks.overlap import Overlap, find_overlaps
@@ -62,12 +63,20 @@ class PreparedData:
         return find_overlaps(self.records[split], tests) if tests and split in self.records else ()
 
 
+def _check_precision(config: RunConfig) -> None:
+    if config.training.precision != "float16" or torch.cuda.is_available():
+        return
+    key = "training.precision"
+    of_protocol = config.protocol is not None and protocols.get(config.protocol).choices.get(key) == "float16"
+    whose = f", the value of protocol {config.protocol}," if of_protocol else ""
+    raise LinchainError(f"{key}: 'float16'{whose} needs a GPU; use 'bfloat16' or 'float32'")
+
+
 def prepare_data(config: RunConfig) -> PreparedData:
     """Reads and tokenises the data of a run. Raises LinchainError for everything that the data make impossible."""
     if not config.data.train:
         raise LinchainError("data.train: required, but not given")
-    if config.training.precision == "float16" and not torch.cuda.is_available():
-        raise LinchainError("training.precision: 'float16' needs a GPU; use 'bfloat16' or 'float32'")
+    _check_precision(config)
     records = _read_splits(config.data, config.evaluation.limit)
     format = get_format(config.data.format, records["train"], config.task)
     labels = find_labels(records["train"]) if config.task == "sequence_classification" else None
