@@ -62,6 +62,8 @@ FILES = {
     "interrupted/config.yaml": "model: x\n",
     "interrupted/checkpoints/checkpoint-40/trainer_state.json": '{"global_step": 40, "max_steps": 100}',
     "no_adapter/config.yaml": "model: x\ndata: {}\noutput: no_adapter\n",
+    "search/config.yaml": "model: x\ndata: {}\noutput: search\n",
+    "search/result.json": "{}",
     "empty_model/notes.txt": "",
     "predictions/taken.jsonl": "",
 }
@@ -225,6 +227,11 @@ EVALUATE = [
     ("missing_data", [MODEL, "--data", "nowhere.csv"], ["data file nowhere.csv does not exist"]),
     ("missing_target", ["./nowhere", "--data", "good.jsonl"], ["model folder ./nowhere does not exist"]),
     ("metric_does_not_fit", [MODEL, "--data", "good.jsonl", "--metric", "pearson"], ["pearson does not go with task"]),
+    (
+        "run_of_a_search",
+        ["search"],
+        ["the run in search is done and keeps no weights: of a comparison, only the final"],
+    ),
     ("run_without_adapter", ["no_adapter"], ["the run in no_adapter has no adapter yet (no checkpoint yet)"]),
     ("base_for_a_model", [MODEL, "--model", "x", "--data", "good.jsonl"], ["--model x", "no adapter and no run"]),
     (
@@ -364,3 +371,5 @@ def test_float16_without_a_gpu_is_refused(refuse):
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
     assert "training.precision: 'float16' needs a GPU" in refuse("train", "run.yaml", "training.precision=float16")
+    of_protocol = refuse("train", "run.yaml", "protocol=paper-linchain", "data.validation_size=1")
+    assert "training.precision: 'float16', the value of protocol paper-linchain, needs a GPU" in of_protocol

@@ -24,7 +24,7 @@ from linchain.errors import LinchainError
 from linchain.lab.compare import check_folder, compare, write_summary
 from linchain.lab.describe import describe
 from linchain.lab.plan import build_plan
-from linchain.lab.trials import Comparison
+from linchain.lab.trials import Comparison, check_no_comparison
 from linchain.training.load_config import build_config, dump_config
 from linchain.training.run_folder import write_json, write_text
 from tests.lab import synthetic
@@ -191,6 +191,16 @@ def test_what_a_plan_leaves_out_of_its_folder_is_said(pretend, tmp_path, monkeyp
     shown = _printed(describe(Comparison(build_plan(plan)), costs=False))
     assert re.search(r"runs/ also holds 8 runs .* \(seed-3-at-.*rslora\): left out", shown)
     assert "at a time, each on 1 CPU thread" in shown
+
+
+def test_a_comparison_is_no_run_and_its_runs_are_named(pretend, tmp_path):
+    done = pretend.run(values("starter", tmp_path / "out", seeds=1))
+    with pytest.raises(
+        LinchainError, match=r"is a comparison; its runs with weights are .*/lora/seed-1-at-.*/linchain/seed"
+    ):
+        check_no_comparison(done.folder)
+    for trial in done.trials:
+        check_no_comparison(trial.folder)
 
 
 def _printed(shown):

@@ -196,6 +196,19 @@ def test_the_comparisons_below_a_folder_are_named(tmp_path):
             Comparison.load(folder)
 
 
+def test_a_file_is_no_comparison_and_its_folder_is_named(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**PLAN, "output": str(tmp_path / "out")}))
+    with pytest.raises(LinchainError, match=r"mine\.yaml is a file: give the folder .*/out, where there is none yet"):
+        Comparison.load(file)
+    comparison = Comparison(load_plan(file))
+    comparison.folder.mkdir()
+    comparison.plan_file.write_text(comparison.dump_plan())
+    for one in (file, comparison.plan_file):
+        with pytest.raises(LinchainError, match=r"is a file: give the folder of a comparison, here .*/out$"):
+            Comparison.load(one)
+
+
 def test_a_run_is_no_plan_and_a_plan_no_run(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("model: starter\nmethod: lora\ndata: {train: starter:add}\n")

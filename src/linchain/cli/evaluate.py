@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -67,6 +68,7 @@ def evaluate(
     quiet_libraries()
 
     from linchain.errors import LinchainError
+    from linchain.lab.trials import check_no_comparison
     from linchain.training.display import harness_table, score_table
     from linchain.training.evaluate import Question, evaluate_target
     from linchain.training.harness import evaluate_with_harness
@@ -88,6 +90,7 @@ def evaluate(
         "evaluation.num_beams": num_beams,
         "evaluation.batch_size": batch_size,
     }
+    check_no_comparison(Path(target))
     given = {key: value for key, value in options.items() if value is not None}
     console = Console()
     question = Question(target, model, given, output, overwrite)

@@ -67,7 +67,9 @@ def export(
     quiet_libraries()
 
     from linchain.convert import export as run
+    from linchain.lab.trials import check_no_comparison
 
+    check_no_comparison(adapter)
     done = run(
         adapter,
         out,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from linchain.lab.findings import Analysis
 
 PLAN, RUNS = "plan.yaml", "runs"
+RUNS_NAMED = 6  # in a message
 MARK = "# The resolved plan of this comparison, written by linchain compare."
 Stage = Literal["search", "final", "cost"]
 # What a run calls its scores and predictions of each split.
@@ -251,6 +252,8 @@ class Comparison:
 
 def _why_none(folder: Path) -> str:
     """Why `folder` is not the folder of a comparison, and where comparisons are."""
+    if folder.is_file():
+        return f"{folder} is a file: give the folder of a comparison{_of_plan(folder)}"
     inside = sorted(file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{PLAN}"))
     if found := [str(one) for one in inside if holds_comparison(one)]:
         return f"{folder} is no comparison; it holds {', '.join(found)}: name one of them"
@@ -260,6 +263,25 @@ def _why_none(folder: Path) -> str:
             f"{MARK!r})"
         )
     return f"{folder} holds no comparison: there is no {PLAN}"
+
+
+def _of_plan(file: Path) -> str:
+    """Where the comparison of the plan in `file` is, if that is a plan and there is one."""
+    try:
+        folder = file.parent if holds_comparison(file.parent) else load_plan(file).output
+    except LinchainError:
+        return ""
+    return f", here {folder}" if holds_comparison(folder) else f" (of this plan: {folder}, where there is none yet)"
+
+
+def check_no_comparison(path: Path) -> None:
+    """LinchainError where `path` is the folder of a whole comparison, and a run or an adapter is asked for."""
+    path = path.expanduser()
+    if holds_comparison(path):
+        finals = [str(trial.folder) for trial in Comparison.load(path).trials if trial.stage == "final"]
+        done = [folder for folder in finals if RunFolder(folder).result.is_file()]
+        runs = ", ".join(done[:RUNS_NAMED]) + (", …" if len(done) > RUNS_NAMED else "")
+        raise LinchainError(f"{path} is a comparison; its runs with weights are {runs or 'not done yet'}")
 
 
 def _for_stage(values: dict[str, Any], stage: Stage, cost_steps: int) -> dict[str, Any]:

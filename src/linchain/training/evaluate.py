@@ -118,6 +118,10 @@ def resolve(question: Question) -> Target:
         if (run.model / "config.json").is_file():
             return _whole_model(run, config, question)
         if not (run.adapter / ADAPTER_CONFIG).is_file():
+            if run.state == "complete":
+                raise LinchainError(
+                    f"the run in {path} is done and keeps no weights: of a comparison, only the final runs (seed-…) do"
+                )
             missing = "adapter" if methods.get(config.method.name).config else "model"
             raise LinchainError(f"the run in {path} has no {missing} yet ({run.progress()}); continue it with --resume")
         return Target(question.base or config.model.name, run.adapter, config.model_dump(mode="json"), run.predictions)
