@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from linchain.lab.trials import Trial
 
 RANKS = ("entropy_rank", "stable_rank", "participation_ratio")
+ROUNDING = 1e-9  # of the largest norm of an update: below it, it is what a start taken out of the base leaves
 ByStep = dict[int, float]
 
 
@@ -95,7 +96,8 @@ def read_update(rows: Sequence[Mapping[str, Any]]) -> Update | None:
         return None
     steps = [row["step"] for row in rows]
     factors = {name for row in rows for name in row.get("gradients") or {}}
-    moved = [row for row in rows if row.get("norm") != 0]
+    largest = max(row.get("norm", 0.0) for row in rows)
+    moved = [row for row in rows if row.get("norm", largest) > ROUNDING * largest]
     return Update(
         ranks={measure: _by_step((row["step"], row.get(measure)) for row in moved) for measure in RANKS},
         gradients={
