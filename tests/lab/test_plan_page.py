@@ -10,6 +10,7 @@ def test_the_page_in_docs_is_that_of_the_schema():
     assert (Path(__file__).parents[2] / "docs" / "plan.md").read_text(encoding="utf-8") == plan_page()
 
 
-def test_its_example_is_a_plan():
-    example = re.search(r"```yaml\n(.*?)```", plan_page(), re.DOTALL)
-    assert len(build_plan(parse_yaml(example[1], "page") | {"output": "runs/x"}).contestants) == 3
+def test_its_examples_are_plans():
+    examples = re.findall(r"```yaml\n(.*?)```", plan_page(), re.DOTALL)
+    plans = [build_plan({"output": "runs/x"} | parse_yaml(example, "page")) for example in examples]
+    assert [len(plan.contestants) for plan in plans] == [3, 2]

@@ -30,6 +30,55 @@ training: {max_steps: 100, batch_size: 16, warmup_steps: 10}
 evaluation: {metric: exact_match, max_new_tokens: 48}
 ```
 
+With data of one's own: files in JSONL (or JSON, CSV, Parquet), a record a line, such as
+`{"instruction": "What is 2 plus 3?", "output": "2 plus 3 is 5.", "answer": "5"}`. Other columns that are read: `input` beside
+these, `text`, `messages`, or `sentence1`, `sentence2` and `label`. Where an instruction has an `answer`, answers are generated
+and compared with it; else the score is the loss (`evaluation.metric`).
+
+```yaml
+model: models/my-model  # a folder or a Hub name
+methods: [lora, linchain]
+options: {target_modules: [q_proj, v_proj]}
+learning_rates: [1e-4, 3e-4, 1e-3]
+data: {train: train.jsonl, validation: validation.jsonl, test: test.jsonl}
+training: {epochs: 2}
+output: runs/mine
+```
+
+## What a plan needs, and what may not stand in it
+
+- A search, which is more than one learning rate, needs `data.validation`, or `data.validation_size`: so many training records
+  held back. No rate is chosen by test data, and the two may not be the same file. `data.test` is always needed.
+- `options.target_modules` (or `target_modules` of each entry), as soon as one method has adapters: methods differ in their
+  defaults, and a comparison of unlike layers would be none.
+- Not `method` and `training.learning_rate`: `methods` and `learning_rates` decide them. Not `evaluation.baseline`: the
+  untrained model is not evaluated. Not `evaluation.score_validation`: search runs always do. Not `training.max_steps` beside
+  `budgets`, and not `training.init_seed` and its like where `vary` has that part.
+
+## What it leaves
+
+`output` (default: `runs/<name of the plan's file>`) is a folder of its own:
+
+| | |
+|---|---|
+| `report.html`, `report.md`, `tables/*.csv` | the report; `linchain report OUTPUT` writes it anew, also while runs go on |
+| `summary.json`, `environment.json` | the statistics; versions, machine, commit and hashes of model and data |
+| `plan.yaml` | the plan with all defaults; its first line marks it as written by linchain |
+| `runs/<contestant>/search-<rate>/` | a run of the search, scored on the validation split; keeps no weights |
+| `runs/<contestant>/seed-<s>-at-<rate>/` | a final run at the chosen rate, scored on the test split; keeps `adapter/` |
+| `runs/<contestant>/cost-<round>-at-<rate>/` | a few steps alone on the machine, for time and memory; keeps no weights |
+
+With `budgets` there is a folder `steps-<budget>/` between a contestant and its search and final runs. Each run's folder is that
+of `linchain train`: `config.yaml`, `metrics.jsonl`, `predictions/`, `result.json`; one that failed has `error.json` and
+`log.txt`. The method `full` leaves `model/` in the place of `adapter/`. The other commands take a final run's folder:
+
+```
+linchain evaluate runs/mine/runs/linchain/seed-1-at-0.001 --data more.jsonl
+linchain export runs/mine/runs/linchain/seed-1-at-0.001 my-lora --to lora
+```
+
+A command with fewer seeds or contestants than the folder holds leaves the rest out of the report, and says so.
+
 """
 
 
