@@ -329,7 +329,14 @@ def test_the_reference_reaches_its_own_end(folder):
 
 def test_an_update_is_read_into_means_over_modules():
     rows = [
-        {"step": 0, "rank": 4, "norm": 1e-15, "stable_rank": 0.0, "gradients": {"A": 1.0}, "factors": {"A": [2.0, 1.0]}},
+        {
+            "step": 0,
+            "rank": 4,
+            "norm": 1e-15,
+            "stable_rank": 0.0,
+            "gradients": {"A": 1.0},
+            "factors": {"A": [2.0, 1.0]},
+        },
         {
             "step": 9,
             "rank": 4,
