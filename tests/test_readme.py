@@ -75,7 +75,7 @@ def test_configuration(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(run, encoding="utf-8")
     assert load_config(tmp_path / "mine.yaml").output == "runs/mine"
     (tmp_path / "plan.yaml").write_text(plan, encoding="utf-8")
-    assert len(load_plan(tmp_path / "plan.yaml").contestants) == 4
+    assert len(load_plan(tmp_path / "plan.yaml").contestants) == 5
 
 
 def test_links_lead_somewhere() -> None:
