@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -170,16 +171,13 @@ class Comparison:
     @property
     def left_out(self) -> tuple[Path, ...]:
         """Folders of runs that this plan does not name, such as those of a contestant that an earlier plan had."""
-        search = self.search_trials()
-        choices = self.choices(search)
-        named = {trial.folder for trial in (*search, *self.final_trials(choices), *self.cost_trials(choices))}
-        for budget in self.plan.budgets:
-            for one in self.plan.contestants:
-                open_ones = (
-                    [] if (one.label, budget) in choices else [{(one.label, budget): r} for r in one.learning_rates]
-                )
-                for rate in open_ones:  # any of them may be chosen yet
-                    named |= {trial.folder for trial in (*self.final_trials(rate), *self.cost_trials(rate))}
+        chosen = self.choices(self.search_trials())
+        named = {trial.folder for trial in self.trials}
+        for budget, one in itertools.product(self.plan.budgets, self.plan.contestants):
+            pair = (one.label, budget)
+            for rate in () if pair in chosen else one.learning_rates:  # any of them may be chosen yet
+                named |= {trial.folder for trial in self.final_trials({pair: rate})}
+                named |= {trial.folder for trial in self.cost_trials({pair: rate})}
         found = {file.parent for depth in ("*/*", "*/*/*") for file in self.runs.glob(f"{depth}/config.yaml")}
         return tuple(sorted(found - named))
 

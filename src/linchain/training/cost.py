@@ -40,12 +40,16 @@ class StepCost(TrainerCallback):
             "device": "cuda" if torch.cuda.is_available() else "cpu",
         }
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not torch.cuda.is_available():
+            give_back()
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         cuda = torch.cuda.is_available()
-        if self.before is None:
-            give_back(cuda)
         reset_peak(cuda)
         if self.before is None:
             self.before = peak(cuda)
@@ -76,11 +80,10 @@ def seconds(marks: list[tuple[Any, Any]], cuda: bool) -> list[float]:
     return [begin.elapsed_time(end) / 1000 for begin, end in marks]
 
 
-def give_back(cuda: bool) -> None:
+def give_back() -> None:
     """What a start that is computed (PiSSA, LoRA-GA) has freed: else a step would take that and seem to need nothing."""
-    if not cuda:
-        with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-            ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak(cuda: bool) -> None:
