@@ -1,9 +1,10 @@
-"""The one exception for a user's mistake, and the one way to phrase "no such name"."""
+"""The exception for a user's mistake, that of a run that was stopped, and the one way to phrase "no such name"."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from signal import Signals
 
 
 class LinchainError(ValueError):
@@ -16,6 +17,14 @@ class LinchainError(ValueError):
 
 class DivergedError(LinchainError):
     """A training whose loss is no longer a number. Started again as it was it would diverge again."""
+
+
+class RunInterrupted(Exception):
+    """Ctrl-C or SIGTERM (`signal`) ended the training; the folder holds a checkpoint of its last step."""
+
+    def __init__(self, message: str, signal: Signals) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 # What others call our keys, where letters alone would suggest another one.

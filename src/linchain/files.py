@@ -1,11 +1,22 @@
-"""What may be written where."""
+"""What may be written where, and files that are there whole or not at all."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
+import os
+import re
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from linchain.errors import LinchainError
+
+LOCK = ".lock"  # in a folder: who holds it writes there
+PART = ".part"  # ends the name of a file that is being written
 
 
 def check_writable(path: Path) -> None:
@@ -18,3 +29,88 @@ def check_writable(path: Path) -> None:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise LinchainError(f"output folder {path}: no permission to write in {existing} ({error.strerror})") from error
+
+
+@contextmanager
+def folder_lock(path: Path) -> Iterator[None]:
+    """Make the folder `path` and hold it until left or killed; LinchainError where another process holds it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK).open("w")
+    except OSError as error:
+        raise LinchainError(f"output folder {path} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no flock: the folder is then not guarded against a second process
+            yield
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LinchainError(f"output folder {path} is in use by another linchain process") from error
+        yield
+
+
+def refused_by_disk(error: BaseException) -> bool:
+    """Whether a write failed because the disk is full, over its quota or read-only, also where safetensors says so."""
+    told = re.search(r"os error (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def put_in_place(part: Path, whole: Path) -> None:
+    """Rename the file or folder `part` to `whole`, so that `whole` is there with all its bytes or not at all.
+
+    What a program wrote lies in memory first: a machine that loses its power after the rename, and before the bytes
+    reached the disk, would keep the name alone.
+    """
+    for path in (*part.rglob("*"), part):
+        sync(path)
+    part.replace(whole)
+    sync(whole.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until what was written to the file `path`, or the names in the folder `path`, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of the file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    part.write_text(text, encoding="utf-8")
+    put_in_place(part, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """`write_text` of one JSON object a line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of ours."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of ours; a last line that a kill cut short is left out."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]

@@ -316,9 +316,10 @@ def _cut(path: Path) -> None:
 
 def _start_a_run(folder: Path, tiny_model: Path) -> None:
     """A run interrupted in its first steps, whose data have changed since."""
+    from linchain.files import write_json, write_text
     from linchain.training.environment import hash_model
     from linchain.training.load_config import dump_config, load_config
-    from linchain.training.run_folder import RunFolder, write_json, write_text
+    from linchain.training.run_folder import RunFolder
 
     run = RunFolder(folder / "started")
     write_text(run.config, dump_config(load_config(folder / "run.yaml", ["output=started"])))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from linchain.evaluation.scores import score
+from linchain.files import write_json, write_jsonl, write_text
 from linchain.lab.plan import build_plan
 from linchain.lab.trials import SPLITS, Comparison, Trial
-from linchain.training.run_folder import write_json, write_jsonl, write_text
 
 TARGETS = {"target_modules": ["q_proj", "v_proj"]}
 METHODS = [

@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 
 from linchain.cli.app import app
 from linchain.errors import LinchainError
+from linchain.files import write_json, write_text
 from linchain.lab.compare import check_folder, compare, write_summary
 from linchain.lab.describe import describe
 from linchain.lab.plan import build_plan
 from linchain.lab.trials import Comparison, check_no_comparison
 from linchain.training.load_config import build_config, dump_config
-from linchain.training.run_folder import write_json, write_text
 from tests.lab import synthetic
 
 

@@ -5,9 +5,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from linchain.files import write_json
 from linchain.lab.progress import PlanProgress
 from linchain.lab.trials import Trial
-from linchain.training.run_folder import write_json
 
 EXPECTED = {"search": 4, "final": 2, "cost": 2}
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from linchain.errors import LinchainError
+from linchain.files import write_json
 from linchain.lab import report
 from linchain.lab.analysis import analyse
 from linchain.lab.plan import build_plan
@@ -22,7 +23,6 @@ from linchain.lab.report import build as building
 from linchain.lab.report import course_tables, figures, markdown, papers, series, settings, study, svg, words
 from linchain.lab.report.pareto import Point, far_apart, front
 from linchain.lab.trials import Comparison
-from linchain.training.run_folder import write_json
 from tests.lab import synthetic
 
 SCRIPT = "<script>alert('answer')</script>"

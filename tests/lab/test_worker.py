@@ -1,11 +1,14 @@
 """One run of a comparison: how it starts, and what it leaves where it fails."""
 
+import signal
+
 import pytest
 
-from linchain.errors import DivergedError, LinchainError
+from linchain.errors import DivergedError, LinchainError, RunInterrupted
+from linchain.files import read_json
 from linchain.lab import worker
-from linchain.training.run import RunInterrupted, Start
-from linchain.training.run_folder import RunFolder, read_json
+from linchain.training.run import Start
+from linchain.training.run_folder import RunFolder
 
 VALUES = {"model": "starter", "data": {"train": "starter:two_step"}, "method": "lora"}
 
@@ -60,7 +63,9 @@ def test_why_it_failed_is_a_line_and_whether_it_diverged(run, tmp_path, error, t
     assert read_json(RunFolder(tmp_path).error) == {"error": text, "diverged": diverged}
 
 
-@pytest.mark.parametrize("error", [RunInterrupted("stopped"), KeyboardInterrupt()], ids=["stopped", "ctrl_c"])
+@pytest.mark.parametrize(
+    "error", [RunInterrupted("stopped", signal.SIGTERM), KeyboardInterrupt()], ids=["stopped", "ctrl_c"]
+)
 def test_a_run_that_was_stopped_has_not_failed(run, tmp_path, error):
     RunFolder(tmp_path).error.write_text("{}")
     with pytest.raises(SystemExit):

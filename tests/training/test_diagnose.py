@@ -8,11 +8,12 @@ import torch
 from linchain.convert.adapter import read_adapter
 from linchain.diagnostics.ranks import adapter_ranks, entropy_rank, participation_ratio, stable_rank
 from linchain.diagnostics.updates import Part
+from linchain.files import read_jsonl, write_jsonl
 from linchain.training.diagnose import GradientNorms
 from linchain.training.load_config import build_config
 from linchain.training.run import Start, train
-from linchain.training.run_folder import RunFolder, read_jsonl, write_jsonl
-from tests.training.test_run import Killed, interrupt_at, kill, numbers, outcome
+from linchain.training.run_folder import RunFolder
+from tests.training.short_runs import Killed, interrupt_at, kill, numbers, outcome
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from linchain.training.evaluate import Question, evaluate_target
 from linchain.training.load_config import build_config
 from linchain.training.run import Start, train
 from linchain.training.run_folder import RunFolder
-from tests.training.test_run import Killed, interrupt_at, kill, outcome
+from tests.training.short_runs import Killed, interrupt_at, kill, outcome
 
 TYPES = {"dora": "LORA", "linchain-pissa": "LORA", "lora-chain-start": "LORA", "miss": "MISS", "miss-bat": "MISS"}
 MOVING = ("pissa", "olora", "lora-ga", "linchain-pissa")
@@ -95,7 +95,7 @@ def test_a_run_killed_after_its_last_step_keeps_the_best(tmp_path, monkeypatch, 
             train(killed)
     train(killed, Start(resume=True))
     assert outcome(killed)[0] == outcome(undisturbed)[0]
-    state = json.loads((RunFolder(killed.output).last_checkpoint() / "trainer_state.json").read_text())
+    state = json.loads((RunFolder(killed.output).checkpoints.last() / "trainer_state.json").read_text())
     assert (state["best_global_step"], state["global_step"]) == (2, 3)
 
 
@@ -115,7 +115,7 @@ def test_the_chain_of_the_control_stays_as_it_starts(tmp_path):
     config = configure(tmp_path / "run", "linchain-frozen", save_steps=1)
     train(config)
     folder = RunFolder(config.output)
-    early = load_file(folder.checkpoints / "checkpoint-2" / "adapter_model.safetensors")
+    early = load_file(folder.checkpoints.at(2) / "adapter_model.safetensors")
     late = load_file(folder.adapter / "adapter_model.safetensors")
     assert {name.rpartition(".")[2]: bool((early[name] == late[name]).all()) for name in late if "q_proj" in name} == {
         "chain": True,

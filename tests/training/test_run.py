@@ -9,86 +9,12 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from linchain.errors import LinchainError
+from linchain.errors import LinchainError, RunInterrupted
 from linchain.training.evaluate import Question, evaluate_target
-from linchain.training.load_config import build_config
-from linchain.training.run import RunInterrupted, Start, train
+from linchain.training.run import Start, train
 from linchain.training.run_folder import RunFolder
 from linchain.training.trainer import RunTrainer
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the run catches it."""
-
-
-def numbers(count, start=0):
-    return [
-        {"instruction": f"What is {i} plus {i + 3}?", "output": f"It is {2 * i + 3}.", "answer": str(2 * i + 3)}
-        for i in range(start, start + count)
-    ]
-
-
-@pytest.fixture
-def configure(tmp_path, tiny_model):
-    """Builds the configuration of a run of 10 steps, 3 and a half epochs, into the folder `name`."""
-    for name, records in (("train", numbers(22)), ("test", numbers(6, 30))):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-
-    def build(name, **sections):
-        values = {
-            "model": str(tiny_model),
-            "method": {"name": "linchain", "r": 4, "lora_dropout": 0.1},
-            "data": {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl")},
-            "training": {
-                "max_steps": 10,
-                "batch_size": 4,
-                "gradient_accumulation_steps": 2,
-                "learning_rate": 1e-2,
-                "warmup_steps": 2,
-                "logging_steps": 1,
-                "save_steps": 4,
-            },
-            "evaluation": {"max_new_tokens": 4},
-            "output": str(tmp_path / name),
-        }
-        for section, changes in sections.items():
-            values[section] = {**values[section], **changes}
-        return build_config(values)
-
-    return build
-
-
-def interrupt_at(monkeypatch, step, action):
-    """Calls `action` once, in the training step that would make optimizer step `step`."""
-    original = RunTrainer.training_step
-    done = []
-
-    def training_step(self, *args, **kwargs):
-        if self.state.global_step + 1 == step and not done:
-            done.append(True)
-            action()
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(RunTrainer, "training_step", training_step)
-
-
-def kill():
-    raise Killed
-
-
-def outcome(config):
-    """What must be equal: the bytes of the adapter or model, the losses, the predictions."""
-    folder = RunFolder(config.output)
-    (weights,) = folder.path.glob("*/*model.safetensors")
-    return (
-        weights.read_bytes(),
-        [
-            {"step": row["step"], "loss": row["loss"]}
-            for row in map(json.loads, folder.metrics.read_text().splitlines())
-            if "loss" in row
-        ],
-        (folder.predictions / "after.jsonl").read_text(),
-    )
+from tests.training.short_runs import Killed, interrupt_at, kill, outcome
 
 
 def test_a_run_leaves_everything_and_learns(configure):
@@ -144,7 +70,7 @@ def test_control_c_leaves_a_checkpoint_of_the_last_step(configure, monkeypatch):
         interrupt_at(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
         with pytest.raises(RunInterrupted, match="step 6 of 10"):
             train(stopped)
-    assert RunFolder(stopped.output).last_checkpoint().name == "checkpoint-6"
+    assert RunFolder(stopped.output).checkpoints.last().name == "checkpoint-6"
     train(stopped, Start(resume=True))
     assert outcome(stopped) == outcome(undisturbed)
 
@@ -163,7 +89,7 @@ def test_keep_best_ends_with_the_adapter_of_the_lowest_validation_loss(configure
                 train(config)
     train(config, Start(resume=killed))
     folder = RunFolder(config.output)
-    kept = load_file(folder.checkpoints / "checkpoint-4" / "adapter_model.safetensors")
+    kept = load_file(folder.checkpoints.at(4) / "adapter_model.safetensors")
     saved = load_file(folder.adapter / "adapter_model.safetensors")
     assert all((saved[name] == kept[name]).all() for name in kept)
 

@@ -1,12 +1,12 @@
-import json
 import subprocess
 import sys
 
 import pytest
 
 from linchain.errors import LinchainError
-from linchain.files import check_writable
-from linchain.training.run_folder import RunFolder, read_jsonl, write_json, write_jsonl
+from linchain.files import check_writable, read_jsonl, write_json, write_jsonl
+from linchain.training.run_folder import RunFolder
+from tests.training.checkpoint_files import save_checkpoint
 
 
 @pytest.fixture
@@ -15,9 +15,7 @@ def interrupted(tmp_path):
     folder.path.mkdir()
     folder.config.write_text("model: starter\n")
     for step in (10, 20):
-        checkpoint = folder.checkpoints / f"checkpoint-{step}"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 50}))
+        save_checkpoint(folder.checkpoints, step)
     return folder
 
 
@@ -33,10 +31,9 @@ def test_states(tmp_path, interrupted):
     assert interrupted.state == "complete"
 
 
-def test_a_checkpoint_cut_short_is_passed_over(interrupted):
-    assert interrupted.last_checkpoint().name == "checkpoint-20"
-    (interrupted.checkpoints / "checkpoint-20" / "trainer_state.json").write_text('{"global_st')
-    assert interrupted.last_checkpoint().name == "checkpoint-10"
+def test_progress_is_that_of_the_last_whole_checkpoint(interrupted):
+    assert interrupted.progress() == "step 20 of 50"
+    (interrupted.checkpoints.at(20) / "trainer_state.json").write_text('{"global_st')
     assert interrupted.progress() == "step 10 of 50"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -31,9 +32,10 @@ def train(
     """Fine-tune a model as CONFIG says, evaluate it before and after, and write the run's folder."""
     from rich.console import Console
 
+    from linchain.errors import RunInterrupted
     from linchain.quiet import quiet_libraries
     from linchain.training.load_config import load_config
-    from linchain.training.run import RunInterrupted, Start, check_folder, load_and_report, run_prepared
+    from linchain.training.run import Start, check_folder, load_and_report, run_prepared
 
     quiet_libraries()
     console = Console()
@@ -58,4 +60,6 @@ def train(
         what = shlex.join(["linchain", "train", str(config), *(overrides or ()), "--resume"])
         reason = str(interruption) or f"stopped ({folder.progress()})"
         console.print(f"{reason}; continue with: {what}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+        # what shells say of a signal's end: 130 after Ctrl-C, 143 after a scheduler's SIGTERM
+        number = interruption.signal if isinstance(interruption, RunInterrupted) else signal.SIGINT
+        raise typer.Exit(128 + number) from None

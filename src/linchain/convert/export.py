@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from linchain.convert import verify
 from linchain.convert.adapter import CONFIG_FILE, AdapterFiles, read_adapter, write_adapter
@@ -22,7 +23,7 @@ from linchain.convert.readme import adapter_readme
 from linchain.convert.svd import Approximation
 from linchain.errors import LinchainError, first_line, unknown_name
 from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
-from linchain.files import check_writable
+from linchain.files import PART, check_writable, folder_lock, put_in_place, refused_by_disk
 from linchain.methods.attach import attach
 from linchain.tasks.encoding import pad_token_id
 
@@ -293,26 +294,40 @@ def _check_out(out: Path, overwrite: bool, inputs: list[Path]) -> None:
 
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` at the end. After an error it is gone, and `out` as it was."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise _cannot_write(out, error) from error
-    with scratch:
-        part = Path(scratch.name) / "new"
-        part.mkdir()
-        yield part
+    """A folder beside `out` that becomes `out` at the end. After an error it is gone, and `out` as it was.
+
+    What a kill has left beside `out` goes with the next export to it; an earlier `out` is there until the new one is whole.
+    """
+    whole = out.absolute()
+    scratch = whole.with_name(f".{whole.name}{PART}")
+    with folder_lock(scratch):
         try:
-            for weights in part.glob("*.safetensors"):
-                # safetensors makes its files readable for their owner alone
-                shutil.copymode(next(part.glob("*.json")), weights)
-            if out.exists():
-                out.rename(Path(scratch.name) / "old")
-            part.rename(out)
-        except OSError as error:
-            raise _cannot_write(out, error) from error
+            yield _new_part(scratch, whole)
+            _replace(scratch, whole)
+        except (OSError, SafetensorError) as error:
+            if not refused_by_disk(error):
+                raise
+            raise LinchainError(f"output folder {out} cannot be written: {error}") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _cannot_write(out: Path, error: OSError) -> LinchainError:
-    return LinchainError(f"output folder {out} cannot be written: {error}")
+def _new_part(scratch: Path, out: Path) -> Path:
+    """An empty folder in `scratch`, after putting back what a kill between the two renames of `_replace` left there."""
+    part, old = scratch / "new", scratch / "old"
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
+    part.mkdir()
+    return part
+
+
+def _replace(scratch: Path, out: Path) -> None:
+    part = scratch / "new"
+    for weights in part.glob("*.safetensors"):
+        # safetensors makes its files readable for their owner alone
+        shutil.copymode(next(part.glob("*.json")), weights)
+    if out.exists():
+        out.rename(scratch / "old")
+    put_in_place(part, out)

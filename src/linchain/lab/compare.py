@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 
 from linchain.errors import LinchainError
-from linchain.files import check_writable
+from linchain.files import LOCK, check_writable, folder_lock, write_json, write_text
 from linchain.lab.environment import check_same
 from linchain.lab.progress import PlanProgress
 from linchain.lab.queue import Slot, run_all, slots
 from linchain.lab.trials import MARK, Comparison, Stage, Trial, holds_comparison
 from linchain.training.load_config import build_config, differences, load_config
-from linchain.training.run_folder import LOCK, folder_lock, foreign_names, write_json, write_text
+from linchain.training.run_folder import foreign_names
 
 
 def compare(comparison: Comparison, console: Console | None = None) -> Comparison:
@@ -136,7 +136,7 @@ def _leave_what_is_read(trial: Trial) -> None:
     """Of a finished run: no checkpoints, and weights of final runs only. A plan has many runs, and disks are finite."""
     if trial.state == "done":
         weights = () if trial.stage == "final" else (trial.files.adapter, trial.files.model)
-        for path in (trial.files.checkpoints, *weights):
+        for path in (trial.files.checkpoints.folder, *weights):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -13,8 +13,8 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from linchain.errors import LinchainError
+from linchain.files import write_json
 from linchain.lab.trials import Trial
-from linchain.training.run_folder import write_json
 
 # What every run would import, seconds of it; the fork server passes over what is not installed.
 PRELOADED = ["linchain.lab.worker", "linchain.training.adapt", "linchain.training.trainer", "matplotlib.figure"]

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from linchain.errors import LinchainError
+from linchain.files import read_json, read_jsonl
 from linchain.lab.choice import chosen_rates
 from linchain.lab.environment import gather
 from linchain.lab.plan import DECIDED, Contestant, Plan, load_plan, run_values
-from linchain.training.run_folder import RunFolder, read_json, read_jsonl
+from linchain.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from linchain.lab.findings import Analysis

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from linchain.errors import DivergedError, LinchainError, first_line
+from linchain.errors import DivergedError, LinchainError, RunInterrupted, first_line
+from linchain.files import write_json
 from linchain.quiet import quiet_libraries
 from linchain.training.load_config import build_config
-from linchain.training.run import RunInterrupted, Start, train
-from linchain.training.run_folder import RunFolder, write_json
+from linchain.training.run import Start, train
+from linchain.training.run_folder import RunFolder
 
 
 def work(values: Mapping[str, Any], stage: str, threads: int) -> None:

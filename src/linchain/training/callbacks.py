@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import threading
 from pathlib import Path
@@ -14,14 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from linchain.errors import DivergedError
-from linchain.training.run_folder import read_jsonl, write_jsonl
+from linchain.files import read_jsonl, write_jsonl
 
 LOGGED = ("loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
 
 
 class MetricsFile(TrainerCallback):
-    """Appends each logged step to metrics.jsonl; a run whose loss is no longer a number is stopped."""
+    """Appends each logged step to metrics.jsonl."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,11 +47,6 @@ class MetricsFile(TrainerCallback):
         row = {name: value for name, value in (logs or {}).items() if name in LOGGED}
         if not ({"loss", "eval_loss"} & row.keys()):
             return
-        if not math.isfinite(row.get("loss", row.get("eval_loss", 0.0))):
-            raise DivergedError(
-                f"the loss is no longer a number at step {state.global_step}: try a lower training.learning_rate, "
-                "or training.precision bfloat16 or float32"
-            )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **row}) + "\n")
 
@@ -114,11 +107,11 @@ class ProgressBar(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint; a second Ctrl-C ends it at once.
 
-    Use as a context manager around the training; `stopped` says afterwards whether a signal came.
+    Use as a context manager around the training; `stopped` is afterwards the signal that came.
     """
 
     def __init__(self) -> None:
-        self.stopped = False
+        self.stopped: signal.Signals | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -135,7 +128,7 @@ class StopOnSignal(TrainerCallback):
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopped:
             raise KeyboardInterrupt
-        self.stopped = True
+        self.stopped = signal.Signals(number)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.stopped:

@@ -31,7 +31,8 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from linchain.diagnostics.updates import Part, Update, updates_of
-from linchain.training.run_folder import RunFolder, read_jsonl, write_jsonl
+from linchain.files import read_jsonl, write_jsonl
+from linchain.training.run_folder import RunFolder
 
 KEPT_VALUES = 64
 

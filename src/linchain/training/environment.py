@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linchain.files import sha256
 from linchain.tasks.records import Record
 
 if TYPE_CHECKING:
@@ -88,5 +89,4 @@ def _hash_file(path: Path) -> str:
     real = path.resolve()
     if real.parent.name == "blobs" and len(real.name) == 64:
         return real.name  # the Hub's cache names a large file by its SHA-256
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)

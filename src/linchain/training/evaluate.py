@@ -28,14 +28,14 @@ from linchain.evaluation.models import (
 from linchain.evaluation.predict import predict
 from linchain.evaluation.progress import evaluation_progress
 from linchain.evaluation.scores import Score, score
-from linchain.files import check_writable
+from linchain.files import check_writable, write_jsonl
 from linchain.tasks.records import rename_columns
 from linchain.tasks.sentence_pair import Labels
 from linchain.tasks.sources import read_scored
 from linchain.training.config import RunConfig
 from linchain.training.load_config import build_config, load_config
 from linchain.training.prepare import choose_max_length
-from linchain.training.run_folder import RunFolder, write_jsonl
+from linchain.training.run_folder import RunFolder
 
 # What a run's own test data were scored by, which need not fit others.
 OF_ITS_DATA = ("metric", "scorer", "limit", "max_new_tokens")

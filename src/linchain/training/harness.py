@@ -8,6 +8,7 @@ from pathlib import Path
 
 from linchain.errors import LinchainError
 from linchain.evaluation.harness import HarnessScore, load_tasks, run_tasks
+from linchain.files import write_jsonl
 from linchain.training.evaluate import (
     Question,
     load_target,
@@ -16,7 +17,6 @@ from linchain.training.evaluate import (
     settings_for,
     target_tokenizer,
 )
-from linchain.training.run_folder import write_jsonl
 
 # What of a question the harness's tasks leave open; data, prompts, decoding and metrics are theirs.
 OPTIONS = ("model.dtype", "evaluation.limit", "evaluation.batch_size")

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from linchain.training.run_folder import write_text
+from linchain.files import write_text
 
 
 def plot_losses(rows: list[dict[str, Any]], path: Path) -> None:

@@ -5,33 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from safetensors import SafetensorError
 
 from linchain.errors import LinchainError
 from linchain.evaluation.models import LABELS_FILE, model_path
 from linchain.evaluation.predict import EvaluationData
 from linchain.evaluation.scores import Score, score
+from linchain.files import put_in_place, read_json, read_jsonl, refused_by_disk, write_json, write_jsonl, write_text
 from linchain.training.config import RunConfig
 from linchain.training.evaluate import predicted
 from linchain.training.load_config import differences, dump_config, load_config
+from linchain.training.out_of_memory import is_out_of_memory, while_evaluating
 from linchain.training.prepare import PreparedData, prepare_data
-from linchain.training.run_folder import (
-    RunFolder,
-    checkpoint_step,
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-    write_text,
-)
-
-
-class RunInterrupted(Exception):
-    """Ctrl-C or SIGTERM ended the training; the folder holds a checkpoint of its last step."""
+from linchain.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -64,12 +57,27 @@ def check_folder(config: RunConfig, start: Start) -> RunFolder:
     folder = RunFolder(config.output)
     folder.check(start.resume, start.overwrite)
     if start.resume:
-        changed = differences(load_config(folder.config), config)
+        before = load_config(folder.config)
+        changed = differences(before, _with_memory_of(before, config))
         if changed:
             raise LinchainError(
                 f"--resume: the configuration differs from that of the run in {folder.path}: {'; '.join(changed)}"
             )
     return folder
+
+
+def _with_memory_of(before: RunConfig, config: RunConfig) -> RunConfig:
+    """`config` with what decides `before`'s use of memory: a run that ran out of it may continue with the same steps taken
+    in smaller batches."""
+    was, training = before.training, config.training
+    kept: dict[str, Any] = {"gradient_checkpointing": was.gradient_checkpointing}
+    if training.batch_size * training.gradient_accumulation_steps == was.batch_size * was.gradient_accumulation_steps:
+        kept |= {
+            "batch_size": was.batch_size,
+            "gradient_accumulation_steps": was.gradient_accumulation_steps,
+        }
+    evaluation = config.evaluation.model_copy(update={"batch_size": before.evaluation.batch_size})
+    return config.model_copy(update={"training": training.model_copy(update=kept), "evaluation": evaluation})
 
 
 def load_and_report(config: RunConfig, data: PreparedData, console: Console) -> Any:
@@ -89,23 +97,22 @@ def run_prepared(
     """The part of `train` that writes: from the empty or interrupted folder to result.json."""
     from linchain.convert.moved_base import start_of
     from linchain.training.display import paths, score_table
+    from linchain.training.fit import fit
     from linchain.training.trainer import trainer_arguments
 
     arguments = trainer_arguments(config, folder, data.validation is not None)
-    with folder.in_use():
+    with folder.in_use(), _told_of_the_disk(folder):
         folder.check(start.resume, start.overwrite)
         if start.overwrite:
             folder.clear()
         start_tensors = start_of(model)
         _write_beginnings(config, folder, data, start_tensors)
         began = time.perf_counter()
-        trainer, callbacks = _trainer(arguments, config, folder, data, model, console)
+        trainer = _trainer(arguments, config, folder, data, model)
         scores: dict[str, list[Score]] = {}
         if data.test and config.evaluation.baseline:
             scores["before"] = _evaluate(config, folder, data.test, "before", trainer, console)
-        if checkpoint := folder.last_checkpoint():
-            console.print(f"resuming from step {checkpoint_step(checkpoint)}")
-        resumed_from = _fit(config, folder, trainer, callbacks)
+        resumed_from = fit(config, folder, data, trainer, console)
         _save_trained(folder, data, trainer.model, start_tensors)
         if data.scored_validation:
             scores["validation"] = _evaluate(config, folder, data.scored_validation, "validation", trainer, console)
@@ -137,65 +144,24 @@ def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData, 
     now["validation_overlap"] = [asdict(one) for one in data.validation_overlaps]
     if start is not None:
         now["start"] = hash_tensors(start)
-    if folder.state == "interrupted" and folder.environment.is_file():
-        then = read_json(folder.environment)
-        for part in ("model", "data", "start"):
-            if then.get(part) != now.get(part):
-                raise LinchainError(f"--resume: the {part} changed since the run in {folder.path} began")
-        return
+    then = read_json(folder.environment) if folder.environment.is_file() else now
+    for part in ("model", "data", "start"):
+        if then.get(part) != now.get(part):
+            raise LinchainError(f"--resume: the {part} changed since the run in {folder.path} began")
     write_text(folder.config, dump_config(config))
-    write_json(folder.environment, now)
+    write_json(folder.environment, then)
 
 
-def _trainer(
-    arguments: Any, config: RunConfig, folder: RunFolder, data: PreparedData, model: Any, console: Console
-) -> tuple[Any, tuple[Any, Any]]:
-    from linchain.training.callbacks import MetricsFile, ProgressBar, StopOnSignal
+def _trainer(arguments: Any, config: RunConfig, folder: RunFolder, data: PreparedData, model: Any) -> Any:
+    from linchain.training.callbacks import MetricsFile
     from linchain.training.trainer import RunTrainer
 
-    bar, stop = ProgressBar(console), StopOnSignal()
-    trainer = RunTrainer(arguments, config.method, data, model, [MetricsFile(folder.metrics), bar, stop])
+    trainer = RunTrainer(arguments, config.method, data, model, [MetricsFile(folder.metrics)])
     if every := config.training.diagnostics_steps:
         from linchain.training.diagnose import Diagnostics
 
         trainer.add_callback(Diagnostics(folder.diagnostics, every, model))
-    return trainer, (bar, stop)
-
-
-def _fit(config: RunConfig, folder: RunFolder, trainer: Any, callbacks: tuple[Any, Any]) -> int | None:
-    """Trains to the last step; returns the step that it continued from, if it did."""
-    from linchain.training.display import steps_of
-
-    bar, stop = callbacks
-    checkpoint = folder.last_checkpoint()
-    total = steps_of(config.training, len(trainer.train_dataset))
-    if checkpoint and checkpoint_step(checkpoint) >= total:
-        # the kill came after the last step; transformers would train one more
-        _load_final(config, folder, checkpoint, trainer.model)
-        trainer.state.global_step = checkpoint_step(checkpoint)
-        return checkpoint_step(checkpoint)
-    try:
-        with stop:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        bar.close()
-    if stop.stopped and trainer.state.global_step < total:
-        raise RunInterrupted(f"stopped at step {trainer.state.global_step} of {total}")
-    return checkpoint_step(checkpoint) if checkpoint else None
-
-
-def _load_final(config: RunConfig, folder: RunFolder, checkpoint: Path, model: Any) -> None:
-    """The weights that the finished training chose: those of the best checkpoint, else of the last."""
-    import peft
-
-    if config.training.keep_best:
-        best = read_json(checkpoint / "trainer_state.json")["best_model_checkpoint"]
-        checkpoint = folder.checkpoints / Path(best).name
-    if isinstance(model, peft.PeftModel):
-        peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(checkpoint), device="cpu"))
-    else:
-        trained = type(model).from_pretrained(str(checkpoint), dtype=model.dtype, use_safetensors=True)
-        model.load_state_dict(trained.state_dict())
+    return trainer
 
 
 def _save_trained(folder: RunFolder, data: PreparedData, model: Any, start: dict[str, Any] | None) -> None:
@@ -213,7 +179,18 @@ def _save_trained(folder: RunFolder, data: PreparedData, model: Any, start: dict
     data.tokenizer.save_pretrained(str(part))
     if adapted and data.labels is not None:  # a model has them in its config.json
         write_json(part / LABELS_FILE, data.labels.names)
-    part.rename(whole)
+    put_in_place(part, whole)
+
+
+@contextmanager
+def _told_of_the_disk(folder: RunFolder) -> Iterator[None]:
+    """Makes one line of a disk that does not take what the run writes."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if not refused_by_disk(error):
+            raise
+        raise LinchainError(f"run folder {folder.path}: {error}; when that is mended, --resume continues") from error
 
 
 def _save_for_whole_base(model: Any, start: dict[str, Any], part: Path) -> None:
@@ -234,7 +211,12 @@ def _evaluate(
     if file.is_file():
         return score(test.metric, read_jsonl(file))
     title = "evaluating on validation data" if stage == "validation" else f"evaluating {stage} training"
-    rows = predicted(config, trainer.model, trainer.processing_class, test, title, console)
+    try:
+        rows = predicted(config, trainer.model, trainer.processing_class, test, title, console)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise while_evaluating(config.evaluation.batch_size) from error
     write_jsonl(file, rows)
     return score(test.metric, rows)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,16 +14,18 @@ import transformers
 from torch import nn
 
 from linchain import methods
-from linchain.errors import LinchainError
+from linchain.errors import DivergedError, LinchainError
 from linchain.evaluation.predict import EvaluationData, predict
 from linchain.evaluation.scores import mean_loss
-from linchain.tasks.encoding import collate, pad_token_id
+from linchain.tasks.encoding import Example, collate, pad_token_id
+from linchain.training.checkpoints import TRAINER_STATE, Checkpoints
 from linchain.training.config import MethodConfig, RunConfig
 from linchain.training.cost import StepCost
+from linchain.training.losses import StepLosses
 from linchain.training.prepare import PreparedData
 from linchain.training.run_folder import RunFolder
 
-KEPT_CHECKPOINTS = 2
+PLACES = "places"  # in a training batch: where each of its examples stands in the data
 
 
 def trainer_arguments(config: RunConfig, folder: RunFolder, has_validation: bool) -> transformers.TrainingArguments:
@@ -46,7 +51,7 @@ def _translated(config: RunConfig, folder: RunFolder, has_validation: bool) -> d
     if training.gradient_checkpointing:
         renamed[f"{checkpointing}_kwargs"] = {"use_reentrant": False}
     return dict(
-        output_dir=str(folder.checkpoints),
+        output_dir=str(folder.checkpoints.folder),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
         learning_rate=training.learning_rate,
@@ -65,10 +70,8 @@ def _translated(config: RunConfig, folder: RunFolder, has_validation: bool) -> d
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=training.save_steps,
-        save_total_limit=KEPT_CHECKPOINTS,
         eval_strategy="steps" if has_validation else "no",
         eval_steps=training.eval_steps if has_validation else None,
-        load_best_model_at_end=training.keep_best,
         metric_for_best_model="loss" if training.keep_best else None,
         greater_is_better=False if training.keep_best else None,
         remove_unused_columns=False,
@@ -83,7 +86,8 @@ def _translated(config: RunConfig, folder: RunFolder, has_validation: bool) -> d
 class RunTrainer(transformers.Trainer):
     """The validation loss is the token-weighted one of `linchain.evaluation`, the same as in `linchain evaluate`.
 
-    The optimizer is the method's, where it has one of its own.
+    The optimizer is the method's, where it has one of its own. Checkpoints are written by `linchain.training.checkpoints`;
+    nothing that is no number gets into one.
     """
 
     def __init__(
@@ -100,10 +104,13 @@ class RunTrainer(transformers.Trainer):
             train_dataset=data.train,
             eval_dataset=data.validation.examples if data.validation else None,
             processing_class=data.tokenizer,
-            data_collator=partial(collate, pad_token_id=pad_token_id(data.tokenizer)),
+            data_collator=partial(training_batch, pad_token_id=pad_token_id(data.tokenizer)),
             compute_loss_func=head_loss if data.labels is not None else None,
             callbacks=callbacks,
         )
+        self.checkpoints = Checkpoints(Path(str(arguments.output_dir)))
+        self.losses = StepLosses(partial(self.accelerator.reduce, reduction="mean"))
+        self.saving: Path | None = None
         self.cost = StepCost()
         self.add_callback(self.cost)
         self.remove_callback(transformers.PrinterCallback)
@@ -125,9 +132,55 @@ class RunTrainer(transformers.Trainer):
         tokenizer: Any = self.processing_class
         rows = predict(model, tokenizer, self.validation, self.args.per_device_eval_batch_size)
         metrics = {f"{metric_key_prefix}_loss": mean_loss(rows)}
+        if not math.isfinite(metrics[f"{metric_key_prefix}_loss"]):
+            raise DivergedError(f"the validation loss is no longer a number at step {self.state.global_step}")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        places = inputs.pop(PLACES)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.losses.add(self.state.global_step + 1, loss, places)
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs["loss"] = self.losses.logged(self.state.global_step)
+        super().log(logs, *args, **kwargs)
+
+    def continue_from(self, checkpoint: Path) -> None:
+        """Trains from `checkpoint` to the last step."""
+        self.losses.read(checkpoint)
+        self.train(resume_from_checkpoint=str(checkpoint))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.saving) if self.saving else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.losses.fetch()
+        self._refuse_broken_weights()
+        step = self.state.global_step
+        with self.checkpoints.writing(step) as self.saving:
+            super()._save_checkpoint(model, trial)
+            checkpoint = self.saving / self.checkpoints.at(step).name
+            self.losses.write(checkpoint)
+            # transformers takes the folder that is being written for the best one's: best_global_step tells which it is
+            self.state.best_model_checkpoint = None
+            self.state.save_to_json(str(checkpoint / TRAINER_STATE))
+        self.saving = None
+        self.checkpoints.prune(self.state.best_global_step)
+
+    def _refuse_broken_weights(self) -> None:
+        model: Any = self.model
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not parameter.isfinite().all():
+                raise DivergedError(f"{name} holds values that are no numbers at step {self.state.global_step}")
+
+
+def training_batch(examples: Sequence[Example], pad_token_id: int) -> dict[str, Any]:
+    """The batch of `collate`, and where its examples stand in the data."""
+    return {**collate(examples, pad_token_id), PLACES: [example.where for example in examples]}
 
 
 def head_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:

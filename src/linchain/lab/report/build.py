@@ -12,12 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from linchain.evaluation.scores import MEAN
+from linchain.files import write_text
 from linchain.lab.report import course_tables, examples, figures, papers, settings, spectra, tables, words
 from linchain.lab.report.content import Block, Chapter, Report, Section, Sheet
 from linchain.lab.report.markdown import to_csv, to_markdown
 from linchain.lab.report.pareto import pareto
 from linchain.lab.report.study import Study
-from linchain.training.run_folder import write_text
 
 if TYPE_CHECKING:
     from linchain.lab.trials import Comparison

@@ -1,0 +1,135 @@
+"""Checkpoints that are there whole or not at all, and whose bytes are checked before a run continues from them.
+
+checkpoint-<step>/  what transformers.Trainer saves, and hashes.json: the SHA-256 of each of its files
+*.part              one that is being written or removed; what a kill leaves of it goes with the next one
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from linchain.errors import LinchainError, first_line
+from linchain.files import PART, put_in_place, read_json, sha256, write_json
+
+HASHES = "hashes.json"
+TRAINER_STATE = "trainer_state.json"
+SCRATCH = f"saving{PART}"
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints in `folder`."""
+
+    folder: Path
+
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.folder / f"checkpoint-{step}"
+
+    def newest(self) -> list[Path]:
+        """All of them, whole or damaged, the newest first."""
+        found = (path for path in self.folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
+        return sorted(found, key=checkpoint_step, reverse=True)
+
+    def search(self) -> tuple[Path | None, dict[Path, str]]:
+        """The newest whole one, and what is wrong with those that are newer. It takes reading all of their bytes."""
+        damaged: dict[Path, str] = {}
+        for path in self.newest():
+            if (wrong := damage(path)) is None:
+                return path, damaged
+            damaged[path] = wrong
+        return None, damaged
+
+    def last(self) -> Path | None:
+        """The newest whole one."""
+        return self.search()[0]
+
+    @contextmanager
+    def writing(self, step: int) -> Iterator[Path]:
+        """A folder for the trainer to save into; its `checkpoint-<step>` is put in place where the block ends well.
+
+        Raises LinchainError, and leaves the other checkpoints as they were, where the disk does not take it.
+        """
+        whole = self.at(step)
+        scratch = self.folder / SCRATCH
+        try:
+            self.tidy()
+            yield scratch
+            part = scratch / whole.name
+            write_json(part / HASHES, {name: sha256(part / name) for name in _files(part)})
+            if whole.exists():  # it was damaged: the run came back to its step
+                _remove(whole)
+            put_in_place(part, whole)
+            scratch.rmdir()
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch and safetensors have their own for a full disk
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise LinchainError(f"checkpoint {whole} cannot be written: {_reason(error)}{self._kept()}") from error
+
+    def prune(self, best: int | None) -> None:
+        """Remove all but the last ones that are whole, and that of the step `best`."""
+        spared = {self.at(best)} if best is not None else set()
+        for path in self.newest()[KEPT:]:
+            if path not in spared:
+                _remove(path)
+
+    def tidy(self) -> None:
+        """Take away what kills have left of checkpoints that were being written or removed."""
+        for part in self.folder.glob(f"*{PART}"):
+            shutil.rmtree(part)
+
+    def _kept(self) -> str:
+        last = self.last()
+        return f"; {last} is whole: continue from it with --resume" if last else ""
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """The step that a folder `checkpoint-<step>` was written at."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def trainer_state(checkpoint: Path) -> dict[str, Any]:
+    """What transformers.Trainer knew of the run: global_step, max_steps, best_global_step and others."""
+    return read_json(checkpoint / TRAINER_STATE)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What differs from what was written into the checkpoint; None where nothing does."""
+    try:
+        written = dict(read_json(checkpoint / HASHES))
+        there = set(_files(checkpoint)) - {HASHES}
+    except (OSError, ValueError, TypeError) as error:
+        return f"{HASHES}: {_reason(error)}"
+    for name in sorted(written.keys() | there):
+        if name not in there:
+            return f"{name} is missing"
+        if sha256(checkpoint / name) != written.get(name):
+            return f"{name} is not what was written"
+    return None
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _remove(checkpoint: Path) -> None:
+    # in one step out of the list of checkpoints: half of one is none
+    part = checkpoint.with_name(checkpoint.name + PART)
+    checkpoint.replace(part)
+    shutil.rmtree(part)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
