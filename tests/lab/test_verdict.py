@@ -140,8 +140,38 @@ def test_cautions_come_last():
     assert found[1:] == [
         "At an edge of the learning rates searched, so that a wider grid may do better: lora.",
         "Not all of the 3 seeds have a score: lora (2) and bone (0).",
-        "1 run failed; they are listed with their errors.",
+        "1 run failed (bone: final); the errors are listed.",
     ]
+
+
+def classified(contestant, seed, answers, labels):
+    rows = [
+        {"id": str(place), "label": label, "prediction": answer, "correct": label == answer, "loss": 0.7}
+        for place, (label, answer) in enumerate(zip(labels, answers, strict=True))
+    ]
+    return FakeTrial(contestant, seed=seed, rows=rows)
+
+
+def test_models_that_learned_nothing_are_said_to_have():
+    labels = ["yes"] * 55 + ["no"] * 45
+    constant = [classified("lora", 1, ["no"] * 100, labels), classified("lora", 2, ["yes"] * 100, labels)]
+    guesses = [
+        classified("bone", seed, ["yes"] * 54 + ["no"] * (1 + seed) + ["yes"] * (45 - seed), labels) for seed in (1, 2)
+    ]
+    found, _ = sentences(*constant, *guesses, seeds=(1, 2))
+    assert found[2:4] == [
+        "Nobody is shown to be better than the same answer to every example, which scores 55.0 %.",
+        "A final run gave the same answer to every example: lora. Such a run has learned nothing that this test shows.",
+    ]
+
+
+def test_models_that_learned_something_are_not():
+    labels = ["yes"] * 55 + ["no"] * 45
+    trials = [
+        classified(name, 1, ["yes"] * yes + ["no"] * (100 - yes), labels) for name, yes in (("lora", 50), ("bone", 45))
+    ]
+    found, _ = sentences(*trials, seeds=(1,))
+    assert not any("same answer" in one for one in found)
 
 
 def test_without_any_score_nothing_is_said():
@@ -174,6 +204,16 @@ def test_what_is_fast_and_small_is_said_apart_from_the_verdict():
     ]
     slower = [*runs("lora", 0.0, 5, seconds_per_step=0.2), *runs("bone", 0.0, 9, number=1, seconds_per_step=7.0)]
     assert sentences(*slower)[0] == found
+
+
+def test_what_was_measured_once_is_not_called_the_least():
+    once = [
+        *runs("lora", 0.0, seeds=1, seconds_per_step=0.2),
+        *runs("bone", 0.0, seeds=1, number=1, seconds_per_step=0.1),
+    ]
+    assert sentences(*once, seeds=(1,))[1] == [
+        "Times and memory are of the final runs, which may have had neighbours on the machine."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from linchain.evaluation.scores import MEAN
 from linchain.lab.choice import NOT_A_NUMBER, Choice, CurvePoint, chosen_rates, higher_is_better
 from linchain.lab.findings import ONLY_TEST, Analysis, Cost, Difference, Failure, Line, Range, SeedScore, Table
-from linchain.lab.samples import Part, Sample, differences, read_runs, resolvable, take_samples
+from linchain.lab.samples import FinalRun, Part, Sample, differences, read_runs, resolvable, take_samples
 from linchain.lab.verdict import measured, resolution, verdict
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def _tables(plan: Plan, trials: Sequence[Trial], budget: int | None, choices: Ch
         samples = take_samples(metric, list(of_mean.items()) if task == MEAN else [(task, metric)], runs)
         if samples:
             lines = [_line(plan, one.label, budget, choices, samples) for one in plan.contestants]
-            yield _table(task or ONLY_TEST, metric, budget, _compared(plan.reference, lines, samples), samples)
+            table = _table(task or ONLY_TEST, metric, budget, _compared(plan.reference, lines, samples), samples)
+            yield table if task == MEAN else _with_answers(table, task, runs)
 
 
 def _line(plan: Plan, label: str, budget: int | None, choices: Choices, samples: Mapping[str, Sample]) -> Line:
@@ -111,6 +112,18 @@ def _table(test: str, metric: str, budget: int | None, lines: Sequence[Line], sa
         resolvable=smallest,
         resolvable_with_seeds=with_seeds,
         resolution=resolution(n, smallest, metric),
+        most_frequent=None,
+        one_answer=(),
+    )
+
+
+def _with_answers(table: Table, task: str | None, runs: Sequence[FinalRun]) -> Table:
+    """The table of one task, with what its answers show by themselves."""
+    constant = {run.contestant for run in runs if run.gives_one_answer(task)}
+    return replace(
+        table,
+        most_frequent=runs[0].most_frequent(task) if table.metric == "accuracy" else None,
+        one_answer=tuple(line.contestant for line in table.lines if line.contestant in constant),
     )
 
 
@@ -138,6 +151,7 @@ def _costs(plan: Plan, trials: Sequence[Trial]) -> Iterator[Cost]:
                 memory_bytes=_range([_step_memory(cost) for cost in costs]),
                 train_seconds=_whole_run(finals),
                 source=source,
+                runs=len(costs),
             )
 
 

@@ -82,6 +82,9 @@ class Table:
         says it in words.
     resolvable_with_seeds: the same with the spread between the seeds there are; None with one seed each. A lower bound:
         that few seeds tell the spread itself badly is left out.
+    most_frequent: the share of the most frequent label, which the same answer to every example would score; None where the
+        metric is no accuracy.
+    one_answer: contestants of which a final run gave the same answer to every example.
     """
 
     test: str
@@ -93,11 +96,13 @@ class Table:
     resolvable: float | None
     resolvable_with_seeds: float | None
     resolution: str
+    most_frequent: float | None
+    one_answer: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a contestant costs: (median, lowest, highest) of its runs of the stage `source`.
+    """What a contestant costs: (median, lowest, highest) of its `runs` runs of the stage `source`.
 
     "cost" runs were alone on the machine; "final" ones stand in where there are none, and may have had neighbours.
     memory_bytes: the highest in a step, less what was taken before the first one.
@@ -112,6 +117,7 @@ class Cost:
     memory_bytes: Range | None
     train_seconds: float | None
     source: Literal["cost", "final"]
+    runs: int
 
 
 @dataclass(frozen=True)

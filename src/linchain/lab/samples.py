@@ -44,6 +44,16 @@ class FinalRun:
         """The examples of a task."""
         return len(next(iter(self.columns[task].values())))
 
+    def gives_one_answer(self, task: str | None) -> bool:
+        """Whether the same class or number was predicted for every example of a task."""
+        predicted = self.columns[task].get("prediction")
+        return predicted is not None and len(predicted) > 1 and len(np.unique(predicted)) == 1
+
+    def most_frequent(self, task: str | None) -> float | None:
+        """The share of the most frequent label of a task; None where it has no labels."""
+        labels = self.columns[task].get("label")
+        return None if labels is None else float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -31,11 +31,13 @@ def verdict(plan: Plan, tables: Sequence[Table], costs: Sequence[Cost], failures
     best, *others = _scored(table)
     if not others:
         yield f"{best.contestant} is the only contestant with a score: {_shown(best, table)}."
+        yield from _nothing_learned(table)
         yield from _edges(table)
     elif others[-1].value == best.value:
         yield f"Nothing can be said: all {len(others) + 1} contestants scored the same, {_shown(best, table)}."
     else:
         yield from _recommended(table, plan.reference, costs)
+        yield from _nothing_learned(table)
         yield from _edges(table)
         yield from _against_reference(table, plan.reference)
         yield (
@@ -59,7 +61,7 @@ def measured(plan: Plan, tables: Sequence[Table], costs: Sequence[Cost]) -> Iter
     own = [cost for cost in costs if cost.budget == plan.budgets[-1] and cost.contestant in level]
     times = {cost.contestant: cost.seconds_per_step for cost in own if cost.seconds_per_step}
     sizes = {cost.contestant: cost.memory_bytes for cost in own if cost.memory_bytes}
-    if len(level) > 1:
+    if len(level) > 1 and all(cost.runs > 1 for cost in own):  # one run does not tell how far the next one would be off
         group = "Of the contestants level with the best,"
         if fast := _least(times):
             yield f"{group} {fast} takes the least time a step: {words.seconds(times[fast][0])}."
@@ -219,6 +221,21 @@ def _to_separate(table: Table) -> Iterator[str]:
         )
 
 
+def _nothing_learned(table: Table) -> Iterator[str]:
+    """That answers do not come of the examples: scores of such runs are close together, and say nothing of the methods."""
+    best = table.lines[0]
+    if table.most_frequent is not None and best.low is not None and best.low <= table.most_frequent:
+        yield (
+            "Nobody is shown to be better than the same answer to every example, which scores "
+            f"{words.score(table.most_frequent, table.metric)}."
+        )
+    if table.one_answer:
+        yield (
+            f"A final run gave the same answer to every example: {words.first(table.one_answer)}. Such a run has learned "
+            "nothing that this test shows."
+        )
+
+
 def _edges(table: Table) -> Iterator[str]:
     edges = [line.contestant for line in table.lines if line.edge]
     if edges:
@@ -230,7 +247,8 @@ def _cautions(plan: Plan, table: Table, failures: Sequence[Failure]) -> Iterator
     if short:
         yield f"Not all of the {words.plural(len(plan.seeds), 'seed')} have a score: {words.first(short)}."
     if failures:
-        yield f"{words.plural(len(failures), 'run')} failed; they are listed with their errors."
+        parts = sorted({f"{failure.contestant}: {failure.stage}" for failure in failures})
+        yield f"{words.plural(len(failures), 'run')} failed ({words.first(parts)}); the errors are listed."
 
 
 def _scored(table: Table) -> list[Line]:
