@@ -34,8 +34,15 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'linchain' has no attribute {name!r}")
 
 
-# Registration imports torch and peft, which takes seconds. Only our own executable defers it (its commands import what
-# they need), so that `linchain --help` is instant. No other program can be called so and still import this package: a
-# script named linchain.py would shadow it.
-if Path((getattr(sys, "argv", None) or [""])[0]).stem != "linchain":
+def _is_own_command() -> bool:
+    program = Path((getattr(sys, "argv", None) or [""])[0]).stem
+    if program == "-m":  # what Python calls itself until it has found the module to run
+        return "linchain" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("linchain") - 1] == "-m"
+    return program == "linchain"
+
+
+# Registration imports torch and peft, which takes seconds. Only our own command, `linchain` or `python -m linchain`, defers
+# it (its parts import what they need), so that `--help` is instant. No other program can be called so and still import this
+# package: a script named linchain.py would shadow it.
+if not _is_own_command():
     importlib.import_module("linchain.tuners")
