@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from linchain.cli.app import app
 from linchain.errors import LinchainError
 from linchain.files import write_json, write_text
-from linchain.lab.compare import check_folder, compare, write_summary
+from linchain.lab.compare import COST_MACHINE, check_folder, compare, write_summary
 from linchain.lab.describe import describe
 from linchain.lab.plan import build_plan
 from linchain.lab.trials import Comparison, check_no_comparison
@@ -140,7 +140,7 @@ def pretend(monkeypatch):
     """Runs that are made up instead of trained; `pretend.asked` are their trials, `pretend.failing` the errors of some."""
     made = SimpleNamespace(asked=[], failing={})
 
-    def run_all(trials, places, finished):
+    def run_all(trials, executor, finished):
         for number, trial in enumerate(trials):
             made.asked.append(trial)
             write_text(trial.files.config, dump_config(build_config(dict(trial.values))))
@@ -237,6 +237,22 @@ def test_costs_are_measured_in_rounds_each_in_an_order_of_its_own(pretend, tmp_p
     ]
     assert [sorted(one) for one in rounds] == [["linchain", "lora", "moslora", "rslora"]] * 4
     assert len({tuple(one) for one in rounds}) > 1
+
+
+def test_costs_of_another_machine_are_measured_again_on_this_one(pretend, tmp_path):
+    plan = values("starter", tmp_path / "out", seeds=1)
+    done = pretend.run(plan)
+    file = done.folder / COST_MACHINE
+    here = file.read_text()
+    grown = {**plan, "methods": [*plan["methods"], "rslora"]}
+    pretend.run(grown)
+    assert [one.contestant for one in _costs(pretend)] == ["rslora"], "on the same machine those that are there stay"
+    file.write_text("elsewhere\n")
+    pretend.run(grown)
+    assert pretend.asked == [], "and so they do where nothing is left to measure"
+    pretend.run({**grown, "methods": [*grown["methods"], "moslora"]})
+    assert {one.contestant for one in _costs(pretend)} == {"lora", "linchain", "rslora", "moslora"}
+    assert file.read_text() == here
 
 
 def _costs(pretend):

@@ -28,7 +28,7 @@ def trial(folder, stage="search", score=None, error=None):
 
 
 def progress(file, terminal=False, places=2):
-    return PlanProgress(Console(file=file, force_terminal=terminal, width=100), EXPECTED, places)
+    return PlanProgress(Console(file=file, force_terminal=terminal, width=100), EXPECTED, lambda: places)
 
 
 def test_each_run_is_a_line_with_its_score_and_the_time_left(tmp_path, printed):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from linchain.errors import LinchainError
-from linchain.lab import queue
-from linchain.lab.queue import VISIBLE, Slot, run_all, slots
+from linchain.lab import executor, queue
+from linchain.lab.executor import TRIES, run_all
+from linchain.lab.queue import VISIBLE, LocalExecutor, Slot, slots
 from linchain.lab.trials import Trial
 from tests.lab import workers
 
@@ -35,7 +36,7 @@ def nothing(trial, seconds):
 def test_as_many_runs_go_at_a_time_as_there_are_places(tmp_path):
     trials = [trial(tmp_path, number, "meet") for number in range(4)]
     ended = []
-    run_all(trials, TWO, lambda one, seconds: ended.append(one.seed))
+    run_all(trials, LocalExecutor(TWO), lambda one, seconds: ended.append(one.seed))
     assert sorted(ended) == [0, 1, 2, 3]
     assert {one.state for one in trials} == {"done"}
     together = [int((one.folder / "met").read_text()) for one in trials]
@@ -48,7 +49,7 @@ def test_a_run_sees_the_gpu_of_its_place_from_its_first_import_on(tmp_path, monk
     if listed:
         monkeypatch.setenv(VISIBLE, listed)
     trials = [trial(tmp_path, number, "finish") for number in range(2)]
-    run_all(trials, [Slot(1, gpu=0), Slot(1, gpu=1)], nothing)
+    run_all(trials, LocalExecutor([Slot(1, gpu=0), Slot(1, gpu=1)]), nothing)
     assert {(one.folder / "seen.txt").read_text() for one in trials} == seen
     assert os.environ.get(VISIBLE) == listed
 
@@ -56,26 +57,37 @@ def test_a_run_sees_the_gpu_of_its_place_from_its_first_import_on(tmp_path, monk
 @pytest.mark.parametrize(
     ("act", "error"),
     [
-        ("kill", "the process of this run was killed by signal 9; out of memory?; see log.txt"),
-        ("exit", "the process of this run was ended with status 3; see log.txt"),
+        ("kill", "the process of this run was killed by signal 9; out of memory?; tried 3 times; see log.txt"),
+        ("exit", "the process of this run ended with status 3; tried 3 times; see log.txt"),
         ("explain", "its own words"),
     ],
 )
 def test_a_run_that_dies_leaves_its_error_and_the_others_run(tmp_path, act, error):
     trials = [trial(tmp_path, 0, act), trial(tmp_path, 1, "finish")]
-    run_all(trials, TWO[:1], nothing)
+    run_all(trials, LocalExecutor(TWO[:1]), nothing)
     assert trials[0].error == error
     assert trials[0].failure["diverged"] == (act == "explain")
     assert trials[1].state == "done"
+    if act == "kill":
+        assert len((trials[0].folder / "tries").read_text().splitlines()) == TRIES
+
+
+def test_a_run_whose_process_is_lost_is_tried_again(tmp_path):
+    trials, ended = [trial(tmp_path, 0, "kill_once")], []
+    trials[0].folder.mkdir()
+    trials[0].files.error.write_text('{"error": "of an earlier start", "diverged": false}')
+    run_all(trials, LocalExecutor(TWO), lambda one, seconds: ended.append(one.state))
+    assert ended == ["done"]
+    assert not trials[0].files.error.exists()
 
 
 def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(queue, "write_json", full)
+    monkeypatch.setattr(executor, "write_json", full)
     with pytest.raises(LinchainError, match=r"error\.json cannot be written: No space left on device"):
-        run_all([trial(tmp_path, 0, "exit")], TWO, nothing)
+        run_all([trial(tmp_path, 0, "exit")], LocalExecutor(TWO), nothing)
 
 
 def interrupt(tmp_path, error):
@@ -97,7 +109,7 @@ def interrupt(tmp_path, error):
 def test_ctrl_c_lets_runs_end_themselves_and_any_other_error_ends_them(tmp_path, error, state):
     trials = [trial(tmp_path, 0, "finish"), trial(tmp_path, 1, "wait"), trial(tmp_path, 2, "finish")]
     with pytest.raises(error):
-        run_all(trials, TWO, interrupt(tmp_path, error))
+        run_all(trials, LocalExecutor(TWO), interrupt(tmp_path, error))
     assert [one.state for one in trials] == ["done", state, "missing"]
 
 

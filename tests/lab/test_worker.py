@@ -1,11 +1,12 @@
 """One run of a comparison: how it starts, and what it leaves where it fails."""
 
 import signal
+import threading
 
 import pytest
 
 from linchain.errors import DivergedError, LinchainError, RunInterrupted
-from linchain.files import read_json
+from linchain.files import folder_lock, read_json
 from linchain.lab import worker
 from linchain.training.run import Start
 from linchain.training.run_folder import RunFolder
@@ -67,7 +68,24 @@ def test_why_it_failed_is_a_line_and_whether_it_diverged(run, tmp_path, error, t
     "error", [RunInterrupted("stopped", signal.SIGTERM), KeyboardInterrupt()], ids=["stopped", "ctrl_c"]
 )
 def test_a_run_that_was_stopped_has_not_failed(run, tmp_path, error):
-    RunFolder(tmp_path).error.write_text("{}")
     with pytest.raises(SystemExit):
         run(error=error)
     assert not RunFolder(tmp_path).error.exists()
+
+
+def test_on_a_cluster_a_run_waits_until_a_lost_one_has_let_go_of_its_folder(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(worker, "run", lambda *arguments: asked.append(arguments[1]))
+    held = folder_lock(tmp_path)
+    held.__enter__()
+    thread = threading.Thread(target=worker.work_on_cluster, args=({"output": str(tmp_path)}, "final", 1))
+    thread.start()
+    thread.join(0.5)
+    assert asked == []
+    held.__exit__(None, None, None)
+    thread.join()
+    assert asked == ["final"]
+    monkeypatch.setattr(worker, "LEASE", 0.3)
+    with folder_lock(tmp_path):
+        worker.work_on_cluster({"output": str(tmp_path)}, "search", 1)
+    assert asked == ["final", "search"], "and gives up in the end: the run itself refuses the folder"

@@ -18,9 +18,9 @@ def act(values: Mapping[str, Any], stage: str, threads: int) -> None:
     """Does what `values` ask for in its folder, which is that of a run."""
     folder = Path(values["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    {"meet": _meet, "finish": _finish, "wait": _wait, "kill": _kill, "exit": _exit, "explain": _explain}[values["act"]](
-        folder
-    )
+    acts = {"meet": _meet, "finish": _finish, "wait": _wait, "kill": _kill, "kill_once": _kill_once, "exit": _exit}
+    acts |= {"explain": _explain, "resources": _resources}
+    acts[values["act"]](folder)
 
 
 def _finish(folder: Path) -> None:
@@ -47,7 +47,27 @@ def _wait(folder: Path) -> None:
     _finish(folder)
 
 
+def _resources(folder: Path) -> None:
+    """Notes what Ray has given to this process, and where."""
+    import ray
+
+    context = ray.get_runtime_context()
+    (folder / "cpus").write_text(str(context.get_assigned_resources()["CPU"]))
+    (folder / "node").write_text(context.get_node_id())
+    _finish(folder)
+
+
+def _kill_once(folder: Path) -> None:
+    if (folder / "killed").exists():
+        _finish(folder)
+    else:
+        (folder / "killed").touch()
+        _kill(folder)
+
+
 def _kill(folder: Path) -> None:
+    with (folder / "tries").open("a") as file:
+        file.write("one\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 

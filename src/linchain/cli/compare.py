@@ -18,6 +18,14 @@ def compare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs, their parameters, memory and time, and stop.")
     ] = False,
+    executor_name: Annotated[
+        str,
+        typer.Option(
+            "--executor",
+            metavar="WHERE",
+            help="local: processes of this machine. ray: the Ray cluster that RAY_ADDRESS names, else that of this machine.",
+        ),
+    ] = "local",
 ) -> None:
     """Search, train and test every method of PLAN alike, and write a report. Started again, it continues."""
     from rich.console import Console
@@ -32,6 +40,7 @@ def compare(
 
     from linchain.lab.compare import check_folder, run_plan
     from linchain.lab.describe import describe
+    from linchain.lab.executor import open_executor
     from linchain.lab.outcome import outcome
     from linchain.lab.plan import load_plan
     from linchain.lab.report import write_report
@@ -40,15 +49,17 @@ def compare(
     console = Console()
     comparison = Comparison(load_plan(plan, overrides or ()))
     check_folder(comparison)
-    console.print(describe(comparison, costs=dry_run))
-    if dry_run:
-        return
-    try:
-        comparison = run_plan(comparison, console)
-    except KeyboardInterrupt:
-        again = shlex.join(["linchain", "compare", str(plan), *(overrides or ())])
-        console.print(f"stopped; continue with: {again}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+    with open_executor(executor_name, comparison.folder, comparison.plan.threads) as executor:
+        console.print(describe(comparison, executor, costs=dry_run))
+        if dry_run:
+            return
+        try:
+            comparison = run_plan(comparison, console, executor)
+        except KeyboardInterrupt:
+            where = [] if executor_name == "local" else ["--executor", executor_name]
+            again = shlex.join(["linchain", "compare", *where, str(plan), *(overrides or ())])
+            console.print(f"stopped; continue with: {again}", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(130) from None
     console.print(outcome(comparison))
     written = write_report([comparison], comparison.folder, console)
     console.print(f"report: {written}", markup=False, highlight=False, soft_wrap=True)

@@ -15,15 +15,20 @@ from rich.console import Console
 from linchain.errors import LinchainError
 from linchain.files import LOCK, check_writable, folder_lock, write_json, write_text
 from linchain.lab.environment import check_same
+from linchain.lab.executor import Executor, run_all
 from linchain.lab.progress import PlanProgress
-from linchain.lab.queue import Slot, run_all, slots
+from linchain.lab.queue import local_executor
 from linchain.lab.trials import MARK, Comparison, Stage, Trial, holds_comparison
 from linchain.training.load_config import build_config, differences, load_config
 from linchain.training.run_folder import foreign_names
 
+COST_MACHINE = "cost-machine.txt"
 
-def compare(comparison: Comparison, console: Console | None = None) -> Comparison:
+
+def compare(comparison: Comparison, console: Console | None = None, executor: Executor | None = None) -> Comparison:
     """Runs what of the plan has not been run, and writes environment.json and summary.json.
+
+    The runs go to `executor`, by default to processes of this machine.
 
     A comparison that was killed continues where it stopped, and ends in the same summary.json as an undisturbed one. A run
     that fails is a row with its error; started again, the comparison tries it again, unless it diverged.
@@ -31,23 +36,24 @@ def compare(comparison: Comparison, console: Console | None = None) -> Compariso
     Raises LinchainError, before anything is run, for a folder that holds another plan or something else.
     """
     check_folder(comparison)
-    return run_plan(comparison, console or Console(quiet=True))
+    executor = executor or local_executor(comparison.plan.threads)
+    return run_plan(comparison, console or Console(quiet=True), executor)
 
 
-def run_plan(comparison: Comparison, console: Console) -> Comparison:
+def run_plan(comparison: Comparison, console: Console, executor: Executor) -> Comparison:
     """The part of `compare` that runs and writes, in a folder that has been checked."""
     plan = comparison.plan
     with folder_lock(comparison.folder):
         write_text(comparison.plan_file, comparison.dump_plan())
-        places = slots(plan.threads)
-        with PlanProgress(console, expected_runs(comparison), len(places)) as progress:
+        with PlanProgress(console, expected_runs(comparison), executor.places) as progress:
             earlier = Counter(trial.stage for trial in comparison.trials if not _to_run(trial))
             for stage, count in earlier.items():
                 progress.begin(stage, count)
-            _run_stage("search", comparison.search_trials(), places, progress)
-            _run_stage("final", comparison.final_trials(_choices(comparison)), places, progress)
+            _run_stage("search", comparison.search_trials(), executor, progress)
+            _run_stage("final", comparison.final_trials(_choices(comparison)), executor, progress)
             # alone on the machine, or the figures would be of the neighbours, too
-            _run_stage("cost", _shuffled(comparison.cost_trials(_choices(comparison))), places[:1], progress)
+            costs = _shuffled(comparison.cost_trials(_choices(comparison)))
+            _run_stage("cost", costs, _for_costs(comparison, costs, executor), progress)
         done = Comparison(plan, comparison.folder)  # what it says is read once, of what has been run by now
         write_json(done.environment_file, done.environment)
         with console.status("comparing"):
@@ -119,7 +125,21 @@ def _choices(comparison: Comparison) -> dict[tuple[str, int | None], float]:
     return comparison.choices(comparison.search_trials())
 
 
-def _run_stage(stage: Stage, trials: Sequence[Trial], places: list[Slot], progress: PlanProgress) -> None:
+def _for_costs(comparison: Comparison, trials: Sequence[Trial], executor: Executor) -> Executor:
+    """One machine for all figures of cost. Where that of earlier ones is gone, they are measured again on another."""
+    if not any(_to_run(trial) for trial in trials):
+        return executor
+    file, machines = comparison.folder / COST_MACHINE, executor.machines()
+    before = file.read_text(encoding="utf-8").strip() if file.is_file() else None
+    machine = before if before in machines else machines[0]
+    if before not in (None, machine):
+        for trial in trials:
+            trial.files.clear()
+    write_text(file, f"{machine}\n")
+    return executor.alone_on(machine)
+
+
+def _run_stage(stage: Stage, trials: Sequence[Trial], executor: Executor, progress: PlanProgress) -> None:
     def finished(trial: Trial, seconds: float) -> None:
         _leave_what_is_read(trial)
         progress.finished(trial, seconds)
@@ -129,7 +149,7 @@ def _run_stage(stage: Stage, trials: Sequence[Trial], places: list[Slot], progre
     open_ones = [trial for trial in trials if _to_run(trial)]
     progress.begin(stage, len(trials) - len(open_ones))
     if open_ones:
-        run_all(open_ones, places, finished)
+        run_all(open_ones, executor, finished)
 
 
 def _leave_what_is_read(trial: Trial) -> None:

@@ -20,8 +20,9 @@ from linchain.errors import LinchainError
 from linchain.evaluation.models import head_options, load_model_config, model_path
 from linchain.lab.compare import expected_runs
 from linchain.lab.environment import check_same
-from linchain.lab.plan import Contestant, Plan
-from linchain.lab.queue import run_all, slots
+from linchain.lab.executor import Executor, run_all
+from linchain.lab.plan import Contestant
+from linchain.lab.queue import local_executor
 from linchain.lab.trials import Comparison
 from linchain.training.config import RunConfig
 from linchain.training.display import mebibytes, overlap_line, steps_of
@@ -42,13 +43,16 @@ class ContestantSize:
     memory: int | None
 
 
-def describe(comparison: Comparison, *, costs: bool) -> RenderableType:
+def describe(comparison: Comparison, executor: Executor | None = None, *, costs: bool) -> RenderableType:
     """A table of the contestants and a line on the runs. With `costs` also memory, and the time by a probe of a few steps.
+
+    The runs would go to `executor`, by default to processes of this machine.
 
     Raises LinchainError for whatever data, model or target modules make impossible, and where model or data have changed
     since the first runs: nothing has been run then.
     """
     plan = comparison.plan
+    executor = executor or local_executor(plan.threads)
     config = build_config(dict(comparison.example_trial(plan.contestants[0]).values))
     data = prepare_data(config)
     _check_unchanged(comparison, config, data)
@@ -63,12 +67,12 @@ def describe(comparison: Comparison, *, costs: bool) -> RenderableType:
         if costs:
             row.append(mebibytes(size.memory or 0))
         table.add_row(*map(Text, row))
-    lines = [_runs_line(comparison, data), _places_line(plan), *_left_out_lines(comparison)]
+    lines = [_runs_line(comparison, data), _places_line(executor), *_left_out_lines(comparison)]
     lines.append(f"overlap with the training data: {overlap_line(data.overlaps)}")
     if data.validation_overlaps:
         lines.append(f"overlap with the validation data: {overlap_line(data.validation_overlaps, 'validation')}")
     if costs:
-        lines.append(_time_line(comparison, data))
+        lines.append(_time_line(comparison, data, executor))
     return Group(table, *map(Text, lines))
 
 
@@ -124,11 +128,8 @@ def _runs_line(comparison: Comparison, data: PreparedData) -> str:
     )
 
 
-def _places_line(plan: Plan) -> str:
-    places = slots(plan.threads)
-    each = f"{places[0].threads} CPU thread{'s' if places[0].threads > 1 else ''}"
-    where = each if places[0].gpu is None else f"a GPU and {each}"
-    return f"{len(places)} at a time, each on {where}; those that measure cost one at a time"
+def _places_line(executor: Executor) -> str:
+    return f"{executor.describe()}; those that measure cost one at a time"
 
 
 def _left_out_lines(comparison: Comparison) -> list[str]:
@@ -144,25 +145,25 @@ def _left_out_lines(comparison: Comparison) -> list[str]:
     return [f"{comparison.runs.name}/ also holds {runs} that this plan does not name ({shown}): left out"]
 
 
-def _time_line(comparison: Comparison, data: PreparedData) -> str:
-    places = slots(comparison.plan.threads)
+def _time_line(comparison: Comparison, data: PreparedData, executor: Executor) -> str:
+    places = executor.places()
     try:
-        seconds = _probe(comparison)
+        seconds = _probe(comparison, executor)
     except LinchainError as error:
         return f"time: unknown, the probe of {PROBE_STEPS} steps failed: {error}"
     steps = _all_steps(comparison, len(data.train))
-    whole = timedelta(seconds=round(seconds * steps / len(places)))
+    whole = timedelta(seconds=round(seconds * steps / places))
     return (
-        f"time: about {whole} for {steps:,} steps, {len(places)} at a time, at {1000 * seconds:.0f} ms a step of "
+        f"time: about {whole} for {steps:,} steps, {places} at a time, at {1000 * seconds:.0f} ms a step of "
         f"{comparison.plan.reference} (a probe of {PROBE_STEPS} steps); loading and evaluation come on top"
     )
 
 
-def _probe(comparison: Comparison) -> float:
-    """Seconds of a step of the reference, alone on the machine. Raises LinchainError with the error of the run."""
-    with tempfile.TemporaryDirectory() as folder:
+def _probe(comparison: Comparison, executor: Executor) -> float:
+    """Seconds of a step of the reference, alone on a machine. Raises LinchainError with the error of the run."""
+    with tempfile.TemporaryDirectory(dir=executor.scratch) as folder:
         trial = comparison.probe_trial(Path(folder) / "probe", PROBE_STEPS)
-        run_all([trial], slots(comparison.plan.threads)[:1], lambda trial, seconds: None)
+        run_all([trial], executor.alone_on(executor.machines()[0]), lambda trial, seconds: None)
         if trial.error:
             raise LinchainError(trial.error)
         return trial.result["cost"]["seconds_per_step"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 
@@ -18,10 +19,10 @@ class PlanProgress:
     The time left is that of the remaining runs by the mean of those of their stage, or of all while there is none yet.
     """
 
-    def __init__(self, console: Console, expected: dict[str, int], places: int) -> None:
+    def __init__(self, console: Console, expected: dict[str, int], places: Callable[[], int]) -> None:
         self.console = console
         self.expected = expected
-        self.places = {"search": places, "final": places, "cost": 1}
+        self.places = places  # asked anew each time: a cluster grows and shrinks
         self.done: dict[str, int] = defaultdict(int)
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.bar: Progress | None = None
@@ -74,7 +75,8 @@ class PlanProgress:
         rest = 0.0
         for stage, expected in self.expected.items():
             times = self.seconds[stage] or known
-            rest += (expected - self.done[stage]) * sum(times) / len(times) / self.places[stage]
+            at_once = 1 if stage == "cost" else self.places()
+            rest += (expected - self.done[stage]) * sum(times) / len(times) / at_once
         return f"{timedelta(seconds=round(rest))} left"
 
     def _show(self, description: str) -> None:

@@ -1,25 +1,24 @@
-"""Runs trials as independent processes, as many at a time as there are devices."""
+"""The executor on this machine: runs as independent processes, as many at a time as there are devices."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
-from linchain.errors import LinchainError
-from linchain.files import write_json
+from linchain.lab.executor import End, needs
 from linchain.lab.trials import Trial
 
 # What every run would import, seconds of it; the fork server passes over what is not installed.
 PRELOADED = ["linchain.lab.worker", "linchain.training.adapt", "linchain.training.trainer", "matplotlib.figure"]
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-Finished = Callable[[Trial, float], None]
 
 
 @dataclass(frozen=True)
@@ -45,43 +44,60 @@ def slots(threads: int | None) -> list[Slot]:
     return [Slot(threads)] * (cores // threads)
 
 
-def run_all(trials: Sequence[Trial], places: Sequence[Slot], finished: Finished) -> None:
-    """Runs each trial in a process of its own, at most one a slot, in their order.
+def local_executor(threads: int | None) -> LocalExecutor:
+    """An executor on all `slots` of this machine."""
+    return LocalExecutor(slots(threads))
 
-    Args:
-        trials: each leaves result.json or error.json in its folder, also where its process is killed by another than us.
-        places: where they run.
-        finished: called with each trial and the seconds that it took, as it ends.
 
-    On KeyboardInterrupt the runs, which get the signal too, are let write their checkpoints, and it is raised again. Whatever
-    else is raised here or by `finished` ends the runs: who looked on is gone.
-    """
-    context: Any = _context(places)
-    waiting, free = deque(trials), list(places)
-    running: dict[Any, tuple[Trial, Slot, float, Any]] = {}
-    try:
-        while waiting or running:
-            while waiting and free:
-                trial, slot = waiting.popleft(), free.pop(0)
-                process = context.Process(target=_work, args=(dict(trial.values), trial.stage, slot.threads))
-                with _only(slot.gpu):
-                    process.start()
-                running[process.sentinel] = (trial, slot, time.perf_counter(), process)
-            for sentinel in wait(list(running)):
-                trial, slot, began, process = running.pop(sentinel)
-                process.join()
-                free.append(slot)
-                _explain_death(trial, process.exitcode)
-                finished(trial, time.perf_counter() - began)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # rich exits where the output is a pipe that nobody reads any more
-        for _, _, _, process in running.values():
-            process.terminate()
-        raise
-    finally:
-        for _, _, _, process in running.values():
+class LocalExecutor:
+    """Processes of this machine, one a slot (`linchain.lab.executor.Executor`)."""
+
+    scratch: Path | None = None
+
+    def __init__(self, places: Sequence[Slot]) -> None:
+        self.slots = list(places)
+        self._free = list(places)
+        self._running: dict[Any, tuple[Trial, Slot, float, Any]] = {}  # by sentinel
+        self._context: Any = _context(places)
+
+    def describe(self) -> str:
+        one = self.slots[0]
+        return f"{len(self.slots)} at a time, each on {needs(one.threads, one.gpu is not None)}"
+
+    def places(self) -> int:
+        return len(self.slots)
+
+    def room(self) -> bool:
+        return bool(self._free)
+
+    def submit(self, trial: Trial) -> None:
+        slot = self._free.pop(0)
+        process = self._context.Process(target=_work, args=(dict(trial.values), trial.stage, slot.threads))
+        with _only(slot.gpu):
+            process.start()
+        self._running[process.sentinel] = (trial, slot, time.perf_counter(), process)
+
+    def ended(self) -> list[End]:
+        ends = []
+        for sentinel in wait(list(self._running)):
+            trial, slot, began, process = self._running.pop(sentinel)
             process.join()
+            self._free.append(slot)
+            ends.append(End(trial, time.perf_counter() - began, _death(process.exitcode)))
+        return ends
+
+    def stop(self, signalled: bool) -> None:
+        for _, _, _, process in self._running.values():
+            if not signalled:  # a second signal would not let it finish its step
+                process.terminate()
+        for _, _, _, process in self._running.values():
+            process.join()
+
+    def machines(self) -> list[str]:
+        return [platform.node()]
+
+    def alone_on(self, machine: str) -> LocalExecutor:
+        return LocalExecutor(self.slots[:1])
 
 
 def _work(*arguments: Any) -> None:
@@ -116,14 +132,7 @@ def _context(places: Sequence[Slot]) -> Any:
     return multiprocessing.get_context("spawn")
 
 
-def _explain_death(trial: Trial, exitcode: int | None) -> None:
-    """error.json of a run that could not write one itself. Raises LinchainError where that cannot be written either."""
-    if trial.state != "missing" or exitcode is None:
-        return
-    how = f"killed by signal {-exitcode}" if exitcode < 0 else f"ended with status {exitcode}"
-    hint = "; out of memory?" if exitcode == -9 else ""
-    text = f"the process of this run was {how}{hint}; see {trial.files.log.name}"
-    try:
-        write_json(trial.files.error, {"error": text, "diverged": False})
-    except OSError as error:
-        raise LinchainError(f"{trial.files.error} cannot be written: {error.strerror}") from error
+def _death(exitcode: int) -> str:
+    if exitcode >= 0:
+        return f"ended with status {exitcode}"
+    return f"was killed by signal {-exitcode}" + ("; out of memory?" if exitcode == -9 else "")

@@ -1,4 +1,4 @@
-"""One run of a comparison, in a process of its own."""
+"""One run of a comparison, in a process of its own: of this machine, or a Ray worker."""
 
 from __future__ import annotations
 
@@ -6,44 +6,70 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from linchain.errors import DivergedError, LinchainError, RunInterrupted, first_line
-from linchain.files import write_json
+from linchain.files import folder_lock, write_json
 from linchain.quiet import quiet_libraries
 from linchain.training.load_config import build_config
 from linchain.training.run import Start, train
 from linchain.training.run_folder import RunFolder
 
+LEASE = 120.0  # seconds; a file server keeps the lock of a machine that went down for a while, NFS for 90 seconds
+
 
 def work(values: Mapping[str, Any], stage: str, threads: int) -> None:
-    """Runs the configuration `values`, or continues it, and leaves result.json or error.json; exits with 0 or 1.
-
-    A run of the stage "cost" starts again, so that its figures are of one piece. What libraries and errors print goes to
-    log.txt.
-    """
+    """`run` in a process that this one's parent waits for; exits with 0 or 1."""
     _end_with_parent()
+    if not run(values, stage, threads):
+        sys.exit(1)
+
+
+def work_on_cluster(values: Mapping[str, Any], stage: str, threads: int) -> None:
+    """`run` once no other process holds the run's folder, as one does until its file server learns that it was lost."""
+    _wait_for_lock(Path(values["output"]).expanduser(), LEASE)
+    run(values, stage, threads)
+
+
+def run(values: Mapping[str, Any], stage: str, threads: int) -> bool:
+    """Runs the configuration `values`, or continues it, and leaves result.json or error.json; whether it has a result.
+
+    Neither is left where it was interrupted. A run of the stage "cost" starts again, so that its figures are of one piece.
+    What libraries and errors print goes to log.txt.
+    """
     folder = RunFolder(values["output"])
     folder.path.mkdir(parents=True, exist_ok=True)
     _print_to(folder)
     quiet_libraries()
     torch.set_num_threads(threads)
-    folder.error.unlink(missing_ok=True)
     try:
         continues = folder.state == "interrupted"
         start = Start(overwrite=continues) if stage == "cost" else Start(resume=continues)
         train(build_config(dict(values)), start)
     except (RunInterrupted, KeyboardInterrupt):
-        sys.exit(1)
+        return False
     except Exception as error:
         if not isinstance(error, LinchainError):
             traceback.print_exc()
         _fail(folder, error)
-        sys.exit(1)
+        return False
+    return True
+
+
+def _wait_for_lock(folder: Path, patience: float) -> None:
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        try:
+            with folder_lock(folder):
+                return
+        except LinchainError:  # the run itself says what is wrong, if it still is
+            time.sleep(0.2)
 
 
 def _fail(folder: RunFolder, error: Exception) -> None:
