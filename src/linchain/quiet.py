@@ -8,7 +8,7 @@ import warnings
 
 def quiet_libraries() -> None:
     """Called by a command, and by a run of a comparison, before it loads anything."""
-    for name in ("torchao", "torch.utils._pytree", "lm_eval"):  # they remark on binaries, enums and defaults
+    for name in ("torchao", "bitsandbytes", "torch.utils._pytree", "lm_eval"):  # on binaries, casts, enums and defaults
         logging.getLogger(name).setLevel(logging.ERROR)
     import datasets
     import transformers

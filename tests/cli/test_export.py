@@ -138,7 +138,7 @@ def _edit(**changes: Any) -> Callable[[Path], None]:
 
 def _quantized(folder: Path) -> None:
     config = json.loads((folder.parent / "base" / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (folder.parent / "base" / "config.json").write_text(json.dumps(config))
 
 
@@ -242,7 +242,18 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Any] | None, list[str], str]] = 
     "biases of no fork": ("lora", None, ["--to", "merged", "--mixer-biases"], "is no checkpoint of the authors' fork"),
     "a variant": ("lora", _edit(init_lora_weights="olora"), ["--to", "linchain"], "does not support init_lora_weights='olora'"),
     "no such text": ("linchain", None, ["--to", "lora", "--text", "none.txt"], "--text none.txt cannot be read"),
-    "quantised base": ("linchain", _quantized, ["--to", "merged"], "is quantised (bitsandbytes): merging would have to"),
+    "quantised base": (
+        "linchain",
+        _quantized,
+        ["--to", "merged"],
+        "is quantised (gptq), and linchain makes only weights of bitsandbytes and torchao dense again. Name the model it was",
+    ),
+    "unknown quantisation": (
+        "linchain",
+        lambda folder: (folder / "quantization.json").write_text('{"quantization": "nf5", "dtype": "auto"}'),
+        ["--to", "merged"],
+        "unknown quantization in {folder}/quantization.json 'nf5'; did you mean 'nf4'?",
+    ),
 }  # fmt: skip
 
 

@@ -311,9 +311,11 @@ def test_a_quantised_base(tiny_model: Path, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(tiny_model, **options).save_pretrained(tmp_path / "base")
     adapter(tmp_path / "base", tmp_path / "adapter")
     assert export(tmp_path / "adapter", tmp_path / "lora", "lora").comparison.passed
-    with pytest.raises(LinchainError, match=r"is quantised \(bitsandbytes\)"):
-        export(tmp_path / "adapter", tmp_path / "merged", "merged")
-    assert export(tmp_path / "adapter", tmp_path / "merged", "merged", str(tiny_model)).comparison.passed
+    done = export(tmp_path / "adapter", tmp_path / "merged", "merged")
+    assert done.lost is not None
+    assert done.lost.quantization == "bitsandbytes"
+    other = export(tmp_path / "adapter", tmp_path / "other", "merged", str(tiny_model))
+    assert other.lost is None
 
 
 def test_the_base_model_is_not_overwritten(tiny_model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import peft
 import pytest
 import torch
@@ -10,15 +12,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from linchain import methods
 from linchain.diagnostics.memory import estimate_training_memory
+from linchain.evaluation.quantization import Quantization, load_options, prepare
 from linchain.ops import precision
 
 BATCH, LENGTH = 4, 64
+TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
 
 
-def llama(
-    method: str = "lora", dtype: torch.dtype = torch.float32, device: str = "cpu", **options: object
-) -> peft.PeftModel:
-    config = LlamaConfig(
+def llama_config() -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=512,
         hidden_size=128,
         intermediate_size=256,
@@ -26,9 +28,14 @@ def llama(
         num_attention_heads=4,
         num_key_value_heads=2,
     )
+
+
+def llama(
+    method: str = "lora", dtype: torch.dtype = torch.float32, device: str = "cpu", **options: object
+) -> peft.PeftModel:
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        options["target_modules"] = ["q_proj", "v_proj", "up_proj", "down_proj"]
+        model = AutoModelForCausalLM.from_config(llama_config(), dtype=dtype)
+        options["target_modules"] = TARGETS
         return peft.get_peft_model(model, methods.get(method).peft_config(options, task_type="CAUSAL_LM"))
 
 
@@ -85,6 +92,23 @@ def test_parts_other_than_activations_are_exact() -> None:
     assert estimate.optimizer == 8 * trainable
     assert estimate.activations is not None
     assert estimate.total == estimate.weights + estimate.gradients + estimate.optimizer + estimate.activations
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_base_agrees_with_the_allocator(kind: Quantization, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    plain = AutoModelForCausalLM.from_config(llama_config())
+    plain.save_pretrained(tmp_path)
+    base = prepare(AutoModelForCausalLM.from_pretrained(tmp_path, **load_options(kind, "auto", llama_config())))
+    model = methods.get("linchain").adapt(base, {"target_modules": TARGETS}, task_type="CAUSAL_LM")
+    estimate = estimate_training_memory(model, batch_size=BATCH, sequence_length=LENGTH)
+    assert estimate.activations == pytest.approx(measured_peak(model), rel=0.10)
+    assert "frozen weights float32/quantised" in estimate.assumptions[0]
+    layers = sum(p.numel() for name, p in plain.named_parameters() if "_proj" in name)
+    dense = 4 * (model.get_nb_trainable_parameters()[1] - layers)
+    # 4 bits and a scale of 8 for 64 of them, a byte and a scale of 32 for each row of at least 128; and some tables
+    share = {"nf4": 0.5 + 1 / 64, "int8": 1 + 4 / 128}[kind]
+    assert estimate.weights == pytest.approx(dense + share * layers, rel=0.04)
 
 
 def test_meta_and_real_models_get_the_same_estimate() -> None:

@@ -88,4 +88,6 @@ def export(
         console.print(f"verified: {done.comparison}", markup=False)
     else:
         console.print(f"not the same model: {done.approximation}; {done.comparison.distance}", markup=False)
+    if done.lost is not None:
+        console.print(f"merged into dequantised weights: {done.lost}", markup=False)
     console.print(f"{done.description} in {done.out}", markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,14 @@ from torch import Tensor, nn
 from linchain.convert.fork import Fork
 from linchain.errors import LinchainError, first_line
 from linchain.evaluation.models import LABELS_FILE, adapter_labels, head_options, load_model_config, model_path
+from linchain.evaluation.quantization import (
+    LIBRARIES,
+    adapter_quantization,
+    dequantized,
+    load_options,
+    prepare,
+    stored_quantization,
+)
 from linchain.methods.attach import attach
 
 if TYPE_CHECKING:
@@ -37,25 +46,33 @@ class BaseModel:
         name: Folder, Hub name, or `starter`.
         adapter: The configuration of the adapter that is to lie on it; its task type chooses the model's class.
         tensors: The adapter's tensors; a saved classification head among them says how many classes there are.
-        folder: The adapter's folder, which may name the classes.
+        folder: The adapter's folder, which may name the classes, and what the base was quantised to in training.
+        dense: Whether the copies have the weights that the adapter was trained over, dense: those of a quantised base
+            dequantised. Else they are as the checkpoint stores them.
+
+    Raises LinchainError for a quantised base that cannot be made dense where it has to be.
     """
 
-    def __init__(self, name: str, adapter: PeftConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    def __init__(
+        self, name: str, adapter: PeftConfig, tensors: dict[str, Tensor], folder: Path, dense: bool = False
+    ) -> None:
         self.name = name
         self.config = load_model_config(name)
+        stored = stored_quantization(self.config)
+        # the adapter's own word is for the checkpoint that it names; another one may be quantised already
+        self._trained = {} if stored else adapter_quantization(folder)
+        self.trained_over: str | None = stored or self._trained.get("quantization")
+        self.is_dequantized = dense and self.trained_over is not None
+        self.is_quantized = stored is not None and not dense
+        if dense and stored not in (None, *LIBRARIES):
+            raise LinchainError(
+                f"base model {name!r} is quantised ({stored}), and linchain makes only weights of {' and '.join(LIBRARIES)} "
+                "dense again. Name the model it was made from with --model, or leave the adapter unmerged"
+            )
         self._task_type = adapter.task_type
         self._rows = _saved_vocabulary(tensors)
         for option, value in _head(adapter, tensors, folder).items():
             setattr(self.config, option, value)
-
-    @property
-    def quantization(self) -> str | None:
-        """The quantisation method of its checkpoint, such as `bitsandbytes`; None where it is not quantised."""
-        found = getattr(self.config, "quantization_config", None)
-        if found is None:
-            return None
-        method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
-        return str(getattr(method, "value", method))
 
     def model_class(self) -> Any:
         """The transformers class that it is loaded with."""
@@ -73,8 +90,31 @@ class BaseModel:
 
         Where the adapter was trained with a resized vocabulary, and so holds embeddings, the copy is resized to it.
         """
-        config, what = config or self.config, f"base model {self.name!r}"
-        model = load_checkpoint(self.model_class(), model_path(self.name), what, dtype, config)
+        if self.is_dequantized:
+            model = dequantized(self._quantized(config or self.config))
+            return self._resized(model if dtype == "auto" else model.to(dtype))
+        if self.is_quantized:
+            return self._resized(self._quantized(config or self.config))
+        what = f"base model {self.name!r}"
+        return self._resized(
+            load_checkpoint(self.model_class(), model_path(self.name), what, dtype, config or self.config)
+        )
+
+    def load_as_trained(self) -> PreTrainedModel:
+        """A fresh copy of a quantised base on the CPU, quantised and computing as it did in training."""
+        return self._resized(prepare(self._quantized(self.config)))
+
+    def _quantized(self, config: PreTrainedConfig) -> PreTrainedModel:
+        options: dict[str, Any] = {"dtype": "auto"}
+        if self._trained:
+            options = load_options(self._trained["quantization"], self._trained["dtype"], config)
+        what, path = f"base model {self.name!r}", model_path(self.name)
+        # transformers writes the quantisation into the configuration, and would choose a GPU
+        return load_checkpoint(
+            self.model_class(), path, what, config=copy.deepcopy(config), device_map="cpu", **options
+        )
+
+    def _resized(self, model: PreTrainedModel) -> PreTrainedModel:
         embedding: Any = model.get_input_embeddings()
         if self._rows not in (None, embedding.weight.shape[0]):
             model.resize_token_embeddings(self._rows, mean_resizing=False)
@@ -88,13 +128,13 @@ class BaseModel:
 
 
 def load_checkpoint(
-    cls: Any, path: str, what: str, dtype: Any, config: PreTrainedConfig | None = None
+    cls: Any, path: str, what: str, dtype: Any, config: PreTrainedConfig | None = None, **options: Any
 ) -> PreTrainedModel:
-    """`cls.from_pretrained` from safetensors, in evaluation mode; LinchainError where it cannot be loaded."""
+    """`cls.from_pretrained` with its `options`, from safetensors, in evaluation mode; LinchainError where that fails."""
     from safetensors import SafetensorError
 
     try:
-        return cls.from_pretrained(path, dtype=dtype, use_safetensors=True, config=config).eval()
+        return cls.from_pretrained(path, dtype=dtype, use_safetensors=True, config=config, **options).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise LinchainError(f"{what} cannot be loaded: {first_line(error)}") from error
 

@@ -18,11 +18,12 @@ from linchain.convert.conversion import Converted, convert
 from linchain.convert.fork import Fork, read_fork
 from linchain.convert.forms import NAMES, TARGETS, check_target
 from linchain.convert.lora_to_linchain import add_identity_chains
-from linchain.convert.merge import config_with_biases, merged_model, refuse_quantized
+from linchain.convert.merge import config_with_biases, merged_model
 from linchain.convert.readme import adapter_readme
 from linchain.convert.svd import Approximation
 from linchain.errors import LinchainError, first_line, unknown_name
 from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
+from linchain.evaluation.quantization import QUANTIZATION_FILE
 from linchain.files import PART, check_writable, folder_lock, put_in_place, refused_by_disk
 from linchain.methods.attach import attach
 from linchain.tasks.encoding import pad_token_id
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_CHAIN_LENGTH = 3
@@ -46,6 +47,7 @@ class Export:
         out, description: where it lies, and what it is.
         comparison: of the logits before and after.
         approximation: how far the update is from the adapter's, for what is not exact; then nothing is asked of the logits.
+        lost: how far a model that was merged into dequantised weights is from the adapter on its quantised base.
     """
 
     source: str
@@ -53,6 +55,7 @@ class Export:
     description: str
     comparison: verify.Comparison
     approximation: Approximation | None = None
+    lost: verify.Lost | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,17 +118,17 @@ def export(
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("--dtype", dtype, DTYPES)
     source = _read_source(adapter, to, chain_length, mixer_biases, svd_rank)
-    base = _base_model(source, model)
+    # a merge and Bone's update need the very weights that the adapter was trained over
+    base = _base_model(source, model, dense=to == "merged" or svd_rank is not None)
     _check_out(out, overwrite, [source.files.folder, Path(model_path(base.name))])
     if to == "merged":
-        refuse_quantized(base)
         config_with_biases(base, list(source.output_biases))
     if to == "linchain" and source.fork is None:
         source = _with_chain(source, chain_length)
     tokenizer = _tokenizer(source.files.folder, base.name)
     batch = verify.make_batch(tokenizer, base.config, text)
     written_dtype = getattr(torch, dtype) if dtype else None
-    adapted = _adapted(source, base)
+    adapted = _adapted(source, base.load(_compute_dtype(base)))
     before, plain = _reference(adapted, batch)
     approximation = None
     with _staged(out) as part:
@@ -138,7 +141,7 @@ def export(
             del adapted
             _write_adapter(source, made, base, part)
             description, approximation = made.description, made.approximation
-            rounded = written_dtype or (torch.bfloat16 if base.quantization else torch.float32)
+            rounded = written_dtype or (torch.bfloat16 if base.is_quantized else torch.float32)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(part))
         after = _written(to, base, part, batch)
@@ -147,7 +150,11 @@ def export(
             raise LinchainError(
                 f"the export is not what the adapter computes, and was not written: {comparison}{comparison.advice}"
             )
-    return Export(str(source), out, description, comparison, approximation)
+        lost = None
+        if to == "merged" and base.trained_over is not None:
+            as_trained = verify.logits(_adapted(source, base.load_as_trained()), batch)
+            lost = verify.lost(as_trained, after, base.trained_over)
+    return Export(str(source), out, description, comparison, approximation, lost)
 
 
 def _read_source(
@@ -189,12 +196,12 @@ def _with_chain(source: _Source, chain_length: int | None) -> _Source:
     return dataclasses.replace(source, config=config, tensors=tensors)
 
 
-def _base_model(source: _Source, model: str | None) -> BaseModel:
+def _base_model(source: _Source, model: str | None, dense: bool) -> BaseModel:
     name = model or source.files.config.get("base_model_name_or_path")
     if not name:
         raise LinchainError(f"adapter {source.files.folder} does not say which model it was trained on; use --model")
     try:
-        return BaseModel(name, source.config, source.tensors, source.files.folder)
+        return BaseModel(name, source.config, source.tensors, source.files.folder, dense)
     except LinchainError as error:
         if model:
             raise
@@ -214,9 +221,8 @@ def _tokenizer(folder: Path, base: str) -> PreTrainedTokenizerBase | None:
     return tokenizer if tokenizer.tokenize(verify.SENTENCES[0]) else None
 
 
-def _adapted(source: _Source, base: BaseModel) -> PeftModel:
-    """The base model with the adapter as it was trained."""
-    model = base.load(_compute_dtype(base))
+def _adapted(source: _Source, model: PreTrainedModel) -> PeftModel:
+    """A copy of the base model with the adapter as it was trained."""
     if source.fork is not None:
         return attach_fork(model, source.fork)
     return attach(model, source.files.peft_config(), source.files.tensors)
@@ -233,7 +239,7 @@ def _compute_dtype(base: BaseModel) -> Any:
     """float32, but what a quantised model was made for."""
     import torch
 
-    return "auto" if base.quantization else torch.float32
+    return "auto" if base.is_quantized else torch.float32
 
 
 def _write_adapter(source: _Source, made: Converted, base: BaseModel, part: Path) -> None:
@@ -243,9 +249,9 @@ def _write_adapter(source: _Source, made: Converted, base: BaseModel, part: Path
     config.inference_mode = True
     config.base_model_name_or_path = model_path(STARTER) if base.name == STARTER else base.name
     write_adapter(config, made.tensors, part)
-    labels = source.files.folder / LABELS_FILE
-    if labels.is_file():
-        shutil.copy(labels, part)
+    for name in (LABELS_FILE, QUANTIZATION_FILE):
+        if (source.files.folder / name).is_file():
+            shutil.copy(source.files.folder / name, part)
     auto = base.model_class().__name__
     (part / "README.md").write_text(adapter_readme(made, auto, linchain.__version__), encoding="utf-8")
 

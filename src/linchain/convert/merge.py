@@ -34,20 +34,19 @@ def merged_model(
     The update is added in float32; each weight is then rounded once, to the dtype that it has in the base model.
 
     Args:
-        base: The base model.
+        base: The base model, dense. Of one that was dequantised all weights get its own dtype.
         config, tensors: The adapter.
         dtype: Dtype of all weights, instead of the base's; None for those.
         output_biases: Vectors to add to the biases of modules, shape (out,), by the module's key prefix. Where a module
             has no bias and the architecture has a switch for it, that switch is turned on.
 
     Raises:
-        LinchainError: For a quantised base, an adapter that does not fit, and a bias for which there is no place.
+        LinchainError: For an adapter that does not fit, and a bias for which there is no place.
     """
-    refuse_quantized(base)
     model_config, new = config_with_biases(base, list(output_biases))
     model = base.load("auto", model_config)
     main = model.dtype
-    dtypes = {name: tensor.dtype for name, tensor in _floating(model)}
+    dtypes = {} if base.is_dequantized else {name: tensor.dtype for name, tensor in _floating(model)}
     model.float()
     for name, parameter in model.named_parameters():
         if name in new:
@@ -64,15 +63,6 @@ def merged_model(
     for name, tensor in _floating(merged):
         tensor.data = tensor.data.to(dtype or dtypes.get(name, main))
     return merged
-
-
-def refuse_quantized(base: BaseModel) -> None:
-    """LinchainError for a quantised base: adding to its weights would round all of them again."""
-    if base.quantization:
-        raise LinchainError(
-            f"base model {base.name!r} is quantised ({base.quantization}): merging would have to quantise its weights "
-            "again and lose part of the adapter. Name the model it was made from with --model, or leave the adapter unmerged"
-        )
 
 
 def _floating(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -95,6 +95,27 @@ class Comparison:
         return f"largest difference of the logits {self.difference:.2e}, allowed {self.tolerance:.2e} ({self._context})"
 
 
+@dataclass(frozen=True)
+class Lost:
+    """What leaving a quantised base changes.
+
+    Attributes:
+        difference: The largest absolute change of a logit.
+        share: The norm of the changes of all logits as a share of the norm of the logits.
+        quantization: What the base was quantised to.
+    """
+
+    difference: float
+    share: float
+    quantization: str
+
+    def __str__(self) -> str:
+        return (
+            f"against the adapter on its quantised base ({self.quantization}) a logit changes by up to {self.difference:.2e}, "
+            f"all of them by {100 * self.share:.2g} % of their norm"
+        )
+
+
 def make_batch(
     tokenizer: PreTrainedTokenizerBase | None, config: Any, text: Path | None = None, seed: int = 0
 ) -> Batch:
@@ -146,6 +167,13 @@ def compare(
         dtype=dtype,
         batch=str(batch),
     )
+
+
+def lost(as_trained: list[Tensor], merged: list[Tensor], quantization: str) -> Lost:
+    """Compare logits of the adapter on its quantised base with those of what it was merged into."""
+    before, after = (torch.cat([tensor.flatten() for tensor in one]).double() for one in (as_trained, merged))
+    share = torch.linalg.norm(after - before) / torch.linalg.norm(before)
+    return Lost(_largest_difference(as_trained, merged), float(share), quantization)
 
 
 def _largest_difference(left: list[Tensor], right: list[Tensor]) -> float:

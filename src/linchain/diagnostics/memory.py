@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from linchain.diagnostics.architectures import is_causal_lm
+from linchain.evaluation.quantization import is_quantized, stored_bytes
 
 ADAMW_STATES = 2  # exp_avg and exp_avg_sq, each in the parameter's dtype
 
@@ -31,7 +32,7 @@ class MemoryEstimate:
     """Bytes that one training step holds at its peak, by part.
 
     Attributes:
-        weights: frozen and trainable parameters and buffers, each in its own dtype.
+        weights: frozen and trainable parameters and buffers, each in its own dtype; quantised ones with their scales.
         gradients: one tensor like each trainable parameter.
         optimizer: AdamW's two moments for each trainable parameter.
         activations: the most that forward and backward hold beside the three parts above: tensors saved for the
@@ -63,7 +64,8 @@ def estimate_training_memory(
 
     For a causal LM the loss is the model's own, with every token a label. On CPU this agrees with the allocator's peak
     to 10 % (tests/diagnostics/test_memory.py). On a GPU the allocator's rounding, workspaces of kernels and the CUDA
-    context (about half a gigabyte) come on top.
+    context (about half a gigabyte) come on top. A quantised layer counts as one that dequantises its weight while it
+    multiplies by it, forward and backward (torchao's take some more than that: 8 to 15 % of the whole where tried).
 
     Args:
         model: a Transformers model with or without PEFT adapters, on any device, "meta" included. It is left as it was
@@ -85,7 +87,7 @@ def estimate_training_memory(
             f"activations not estimated: the forward cannot be traced ({type(error).__name__}: {reason})"
         )
     return MemoryEstimate(
-        weights=sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()]),
+        weights=sum(stored_bytes(t) for t in [*model.parameters(), *model.buffers()]),
         gradients=gradients,
         optimizer=ADAMW_STATES * gradients,
         activations=activations,
@@ -108,7 +110,7 @@ def _assumptions(
 
 
 def _dtypes(parameters: Iterable[nn.Parameter]) -> str:
-    names = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+    names = sorted({"quantised" if is_quantized(p) else str(p.dtype).removeprefix("torch.") for p in parameters})
     return "/".join(names) or "none"
 
 
@@ -118,7 +120,7 @@ def _traced_peak(model: nn.Module, batch_size: int, sequence_length: int, gradie
     if device.type == "meta":
         device = torch.device("cpu")  # on "meta" attention would fall back to its unfused form
     live = _LiveBytes()
-    with FakeTensorMode(), _training(model, gradient_checkpointing):
+    with FakeTensorMode(), _training(model, gradient_checkpointing), _dequantizing(model):
         state = {}
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             fake = torch.empty(tensor.shape, dtype=tensor.dtype, device=device).requires_grad_(tensor.requires_grad)
@@ -148,6 +150,21 @@ class _Step(nn.Module):
         else:
             loss = self.model(input_ids=tokens).logits.float().sum()
         loss.backward()
+
+
+class _DequantizedProduct(torch.autograd.Function):
+    """x Wᵀ with a weight (rows, in) that is there, in `dtype`, only while x or a gradient is multiplied by it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rows: int, dtype: torch.dtype, keeps_x: bool) -> torch.Tensor:
+        ctx.shape, ctx.dtype, ctx.kept = (rows, x.shape[-1]), dtype, x if keeps_x else None
+        return nn.functional.linear(x.to(dtype), x.new_empty(ctx.shape, dtype=dtype)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (gradient,) = gradients
+        weight = gradient.new_empty(ctx.shape, dtype=ctx.dtype)
+        return (gradient.to(ctx.dtype) @ weight).to(gradient.dtype), None, None, None
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -208,3 +225,24 @@ def _training(model: nn.Module, gradient_checkpointing: bool) -> Iterator[None]:
             for attribute in attributes:
                 vars(module).pop(attribute, None)
             vars(module).update(values)
+
+
+@contextmanager
+def _dequantizing(model: nn.Module) -> Iterator[None]:
+    """Let quantised layers compute with dense stand-ins: their own kernels need the data of scales."""
+    # an adapter's layer gives out its base layer's weight as its own
+    layers: list[Any] = [module for module in model.modules() if is_quantized(module._parameters.get("weight"))]
+    for layer in layers:
+        layer.forward = functools.partial(_dense_forward, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _dense_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    dtype = getattr(layer, "compute_dtype", None) or x.dtype
+    eight_bit = hasattr(layer, "state")  # bitsandbytes' 8-bit product keeps its input for the backward
+    y = _DequantizedProduct.apply(x, layer.out_features, dtype, eight_bit)
+    return y if layer.bias is None else y + layer.bias

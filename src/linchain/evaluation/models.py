@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linchain.errors import LinchainError, first_line, nearest
+from linchain.evaluation.quantization import LIBRARIES, Quantization, load_options, prepare, stored_quantization
 from linchain.methods.attach import attach
 from linchain.tasks.encoding import pad_token_id
 from linchain.tasks.sentence_pair import Labels
@@ -89,8 +90,12 @@ def load_model(
     dtype: str = "auto",
     labels: Labels | None = None,
     new_head: bool = True,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
     """The base model, from safetensors only: a causal LM, or with `labels` a sequence classifier for them.
+
+    With `quantization` its weights are quantised while they are loaded; either way bitsandbytes' and torchao's are made ready
+    for training.
 
     A classifier's head that the checkpoint does not hold is drawn at random; the bias of a regression's, where it has one,
     starts at the labels' mean: learning it from 0 would push all features one way. Without `new_head`, and for a causal LM,
@@ -104,9 +109,11 @@ def load_model(
     if labels is not None:
         loader = transformers.AutoModelForSequenceClassification
         options |= head_options(labels)
+    if quantization is not None:
+        options |= load_options(quantization, dtype, load_model_config(name))
     try:
         model, info = loader.from_pretrained(model_path(name), output_loading_info=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if isinstance(error, LinchainError):
             raise
         raise _cannot_load("model", name, error) from error
@@ -122,7 +129,7 @@ def load_model(
     if labels is not None or text_config.pad_token_id is None:
         # a classifier finds the last token by it, so it must be the one that batches are padded with
         text_config.pad_token_id = pad_token_id(tokenizer)
-    return model
+    return prepare(model) if stored_quantization(model.config) in LIBRARIES else model
 
 
 def _start_at(model: PreTrainedModel, mean: float, drawn: Iterable[str]) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from linchain import methods
 from linchain.convert.moved_base import check_moved
-from linchain.evaluation.models import load_model
+from linchain.evaluation.models import load_model, load_model_config
+from linchain.evaluation.quantization import check_method, stored_quantization
 from linchain.tasks.encoding import collate, pad_token_id
 from linchain.training.config import RunConfig
 from linchain.training.prepare import PreparedData
@@ -26,9 +27,12 @@ def adapted_model(config: RunConfig, data: PreparedData) -> Any:
     task_type = peft.TaskType.CAUSAL_LM if data.labels is None else peft.TaskType.SEQ_CLS
     method = methods.get(config.method.name)
     method.peft_config(config.method.options, task_type=task_type)  # a mistake in the options comes before the loading
+    if stored := stored_quantization(load_model_config(config.model.name)):
+        check_method(f"a checkpoint quantised by {stored}", method.name, config.method.options)
     # the seed comes first: a classifier's head is drawn when the model is loaded
     transformers.set_seed(config.training.seeds["init"])
-    model = load_model(config.model.name, data.tokenizer, config.model.dtype, data.labels)
+    base = config.model
+    model = load_model(base.name, data.tokenizer, base.dtype, data.labels, quantization=base.quantization)
     adapted = method.adapt(
         model, config.method.options, lambda count: _backward(model, config, data, count), task_type=task_type
     )

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from linchain import tasks
+from linchain import methods, tasks
 from linchain.errors import unknown_name
+from linchain.evaluation.quantization import Dtype, Quantization, check_method
 from linchain.tasks import protocols
 from linchain.tasks.answers import Extraction
 from linchain.tasks.records import TASK
@@ -45,8 +46,11 @@ class NamedSection(BaseModel):
 
 class ModelConfig(NamedSection, Section):
     name: str = Field(description="Folder or Hub name of the base model, or `starter` for the packaged one.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Type of the frozen weights; `auto` is what the checkpoint holds."
+    dtype: Dtype = Field(default="auto", description="Type of the frozen weights; `auto` is what the checkpoint holds.")
+    quantization: Quantization | None = Field(
+        default=None,
+        description="Store the frozen weights in 4 or 8 bits, as QLoRA does: `nf4` and `int8` by bitsandbytes, `torchao-int8` "
+        "by torchao (docs/quantization.md). `dtype` is then the type of the rest and of nf4's products.",
     )
     chat_template: str | None = Field(
         default=None, description="Jinja file to use as chat template, for tokenizers without one (format `messages`)."
@@ -248,6 +252,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
+        if self.model.quantization and self.method.name in methods.names():  # an unknown name has its own message
+            quantized = f"model.quantization {self.model.quantization}"
+            check_method(quantized, self.method.name, self.method.options)
         if self.training.keep_best:
             if not (self.data.validation or self.data.validation_size):
                 raise ValueError("training.keep_best needs data.validation or data.validation_size")

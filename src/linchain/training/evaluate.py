@@ -27,6 +27,7 @@ from linchain.evaluation.models import (
 )
 from linchain.evaluation.predict import predict
 from linchain.evaluation.progress import evaluation_progress
+from linchain.evaluation.quantization import adapter_quantization
 from linchain.evaluation.scores import Score, score
 from linchain.files import check_writable, write_jsonl
 from linchain.tasks.records import rename_columns
@@ -127,7 +128,8 @@ def resolve(question: Question) -> Target:
         return Target(question.base or config.model.name, run.adapter, config.model_dump(mode="json"), run.predictions)
     here = Path("predictions")
     if (path / ADAPTER_CONFIG).is_file():
-        return Target(question.base or adapter_base(path), path, {"task": adapter_task(path)}, here)
+        settings = {"task": adapter_task(path), "model": adapter_quantization(path)}
+        return Target(question.base or adapter_base(path), path, settings, here)
     if question.base:
         raise LinchainError(f"--model {question.base}: {question.target} is no adapter and no run, so it has no base")
     return Target(question.target, None, {"task": model_task(load_model_config(question.target))}, here)
@@ -208,7 +210,8 @@ def load_target(target: Target, config: RunConfig, tokenizer: Any, labels: Label
     """The target's base model with its adapter, if it has one, on the accelerator, if there is one."""
     import torch
 
-    model: Any = load_model(target.base, tokenizer, config.model.dtype, labels, new_head=target.adapter is not None)
+    base, new_head = config.model, target.adapter is not None
+    model: Any = load_model(target.base, tokenizer, base.dtype, labels, new_head, base.quantization)
     if target.adapter:
         model = load_adapter(model, target.adapter)
     if torch.accelerator.is_available():

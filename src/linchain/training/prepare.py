@@ -12,6 +12,7 @@ import torch
 from linchain.errors import LinchainError
 from linchain.evaluation.data import EvaluationData, Scoring, check_context, prepare
 from linchain.evaluation.models import context_length, load_model_config, load_tokenizer
+from linchain.evaluation.quantization import check_installed
 from linchain.tasks import protocols
 from linchain.tasks.encoding import Example, encode_sentences, encode_texts
 from linchain.tasks.formats import Format, get_format
@@ -77,6 +78,8 @@ def prepare_data(config: RunConfig) -> PreparedData:
     if not config.data.train:
         raise LinchainError("data.train: required, but not given")
     _check_precision(config)
+    if config.model.quantization:
+        check_installed(config.model.quantization)
     records = _read_splits(config.data, config.evaluation.limit)
     format = get_format(config.data.format, records["train"], config.task)
     labels = find_labels(records["train"]) if config.task == "sequence_classification" else None

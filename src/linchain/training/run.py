@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from linchain.errors import LinchainError
 from linchain.evaluation.models import LABELS_FILE, model_path
 from linchain.evaluation.predict import EvaluationData
+from linchain.evaluation.quantization import QUANTIZATION_FILE
 from linchain.evaluation.scores import Score, score
 from linchain.files import put_in_place, read_json, read_jsonl, refused_by_disk, write_json, write_jsonl, write_text
 from linchain.training.config import RunConfig
@@ -113,7 +114,7 @@ def run_prepared(
         if data.test and config.evaluation.baseline:
             scores["before"] = _evaluate(config, folder, data.test, "before", trainer, console)
         resumed_from = fit(config, folder, data, trainer, console)
-        _save_trained(folder, data, trainer.model, start_tensors)
+        _save_trained(config, folder, data, trainer.model, start_tensors)
         if data.scored_validation:
             scores["validation"] = _evaluate(config, folder, data.scored_validation, "validation", trainer, console)
         if data.test:
@@ -164,7 +165,9 @@ def _trainer(arguments: Any, config: RunConfig, folder: RunFolder, data: Prepare
     return trainer
 
 
-def _save_trained(folder: RunFolder, data: PreparedData, model: Any, start: dict[str, Any] | None) -> None:
+def _save_trained(
+    config: RunConfig, folder: RunFolder, data: PreparedData, model: Any, start: dict[str, Any] | None
+) -> None:
     """Writes the adapter, or the model where it is trained in full, so that the folder is there whole or not at all."""
     import peft
 
@@ -179,6 +182,8 @@ def _save_trained(folder: RunFolder, data: PreparedData, model: Any, start: dict
     data.tokenizer.save_pretrained(str(part))
     if adapted and data.labels is not None:  # a model has them in its config.json
         write_json(part / LABELS_FILE, data.labels.names)
+    if config.model.quantization:
+        write_json(part / QUANTIZATION_FILE, config.model.model_dump(include={"quantization", "dtype"}))
     put_in_place(part, whole)
 
 
