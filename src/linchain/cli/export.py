@@ -89,3 +89,5 @@ def export(
     else:
         console.print(f"not the same model: {done.approximation}; {done.comparison.distance}", markup=False)
     console.print(f"{done.description} in {done.out}", markup=False)
+    for hint in done.hints:
+        console.print(hint, markup=False)

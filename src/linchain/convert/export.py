@@ -20,6 +20,7 @@ from linchain.convert.forms import NAMES, TARGETS, check_target
 from linchain.convert.lora_to_linchain import add_identity_chains
 from linchain.convert.merge import config_with_biases, merged_model, refuse_quantized
 from linchain.convert.readme import adapter_readme
+from linchain.convert.servers import server_hints
 from linchain.convert.svd import Approximation
 from linchain.errors import LinchainError, first_line, unknown_name
 from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
@@ -46,6 +47,7 @@ class Export:
         out, description: where it lies, and what it is.
         comparison: of the logits before and after.
         approximation: how far the update is from the adapter's, for what is not exact; then nothing is asked of the logits.
+        hints: what servers of LoRA adapters need for it, or why they cannot take it; see `server_hints`.
     """
 
     source: str
@@ -53,6 +55,7 @@ class Export:
     description: str
     comparison: verify.Comparison
     approximation: Approximation | None = None
+    hints: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +130,7 @@ def export(
     written_dtype = getattr(torch, dtype) if dtype else None
     adapted = _adapted(source, base)
     before, plain = _reference(adapted, batch)
-    approximation = None
+    approximation, hints = None, []
     with _staged(out) as part:
         if to == "merged":
             del adapted  # it is loaded once more: two at a time would need twice the memory
@@ -138,6 +141,7 @@ def export(
             del adapted
             _write_adapter(source, made, base, part)
             description, approximation = made.description, made.approximation
+            hints = server_hints(made.config, made.tensors) if to == "lora" else []
             rounded = written_dtype or (torch.bfloat16 if base.quantization else torch.float32)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(part))
@@ -147,7 +151,7 @@ def export(
             raise LinchainError(
                 f"the export is not what the adapter computes, and was not written: {comparison}{comparison.advice}"
             )
-    return Export(str(source), out, description, comparison, approximation)
+    return Export(str(source), out, description, comparison, approximation, tuple(hints))
 
 
 def _read_source(
