@@ -1,4 +1,4 @@
-"""Run by test_serving.py in a process of its own, which cannot import linchain: what stock PEFT and Transformers make of exports.
+"""Run by test_serving.py in a process of its own, which cannot import linchain: what stock libraries make of exports.
 
 Usage: stock_server.py FOLDER, which holds `base`, the exported adapters `first` and `second`, and `tasks` for
 lm-evaluation-harness. Leaves `logits.safetensors` and `harness.json` there.
