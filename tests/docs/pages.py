@@ -1,7 +1,8 @@
 """A page of the docs as a script: its code blocks from top to bottom, in one folder, as a reader would run them.
 
 - `python` blocks share their names down the page.
-- Of `bash` blocks the lines that begin with `linchain` are run, shortened where they train or measure; others may only be `make`.
+- Of `bash` blocks the lines that begin with `linchain` are run, shortened where they train or measure. Others may only be
+  `make`.
 - A block with a title is the file of that name. `yaml` blocks are a run's configuration, or a plan.
 - Under `<!-- not run: why -->` nothing is run, but the commands must still be ones that linchain takes, and so must those
   behind a `$` in `console` blocks.
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 LANGUAGES = {"python", "bash", "yaml", "json", "console", "text"}
 SHORT = ["training.max_steps=2", "data.limit=32", "evaluation.limit=8"]
 SMALL_PLAN = [*SHORT, "training.warmup_steps=0", "learning_rates=[1e-3]", "seeds=1", "cost.rounds=0"]
-TINY_BENCH = "--hidden 64 --bone-r 32 --sequence-length 16 --rounds 1 --only linchain,peft-lora".split()
+TINY_BENCH = shlex.split("--hidden 64 --bone-r 32 --sequence-length 16 --rounds 1 --only linchain,peft-lora")
 SHORTER = {"train": SHORT, "compare": SMALL_PLAN, "evaluate": ["--limit", "8"], "bench": TINY_BENCH}
 
 _FENCE = re.compile(
