@@ -1,7 +1,8 @@
 """What servers of LoRA adapters make of an exported one, by the rules that their code has: nothing of theirs runs here.
 
-- vLLM: `vllm/lora/peft_helper.py`, `vllm/lora/lora_model.py` and `vllm/config/lora.py`, as of 0.22 to 0.26. It reads rank,
-  alpha and rsLoRA's scale from the configuration, one for all modules, and only factors of linear layers and embeddings.
+- vLLM: `vllm/config/lora.py` of 0.14 (its ranks) and 0.22, `vllm/lora/peft_helper.py` and `vllm/lora/lora_weights.py` of 0.26,
+  `vllm/lora/lora_model.py` at commit 0306474. It reads rank, alpha and rsLoRA's scale from the configuration, one for all
+  modules, and only factors of linear layers and embeddings.
 - llama.cpp: `convert_lora_to_gguf.py`, as of commit 0b03ada. It reads alpha from the configuration, the rank from each
   module's B, and nothing but the factors and norms.
 """
