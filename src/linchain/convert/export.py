@@ -130,7 +130,8 @@ def export(
     written_dtype = getattr(torch, dtype) if dtype else None
     adapted = _adapted(source, base)
     before, plain = _reference(adapted, batch)
-    approximation, hints = None, []
+    approximation = None
+    hints: list[str] = []
     with _staged(out) as part:
         if to == "merged":
             del adapted  # it is loaded once more: two at a time would need twice the memory
