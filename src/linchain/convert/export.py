@@ -142,7 +142,8 @@ def export(
             del adapted
             _write_adapter(source, made, base, part)
             description, approximation = made.description, made.approximation
-            hints = server_hints(made.config, made.tensors) if to == "lora" else []
+            lora: Any = made.config
+            hints = server_hints(lora, made.tensors) if to == "lora" else []
             rounded = written_dtype or (torch.bfloat16 if base.quantization else torch.float32)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(part))
