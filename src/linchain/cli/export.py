@@ -91,3 +91,5 @@ def export(
     if done.lost is not None:
         console.print(f"merged into dequantised weights: {done.lost}", markup=False)
     console.print(f"{done.description} in {done.out}", markup=False)
+    for hint in done.hints:
+        console.print(hint, markup=False)

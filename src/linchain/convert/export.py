@@ -20,6 +20,7 @@ from linchain.convert.forms import NAMES, TARGETS, check_target
 from linchain.convert.lora_to_linchain import add_identity_chains
 from linchain.convert.merge import config_with_biases, merged_model
 from linchain.convert.readme import adapter_readme
+from linchain.convert.servers import server_hints
 from linchain.convert.svd import Approximation
 from linchain.errors import LinchainError, first_line, unknown_name
 from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
@@ -48,6 +49,7 @@ class Export:
         comparison: of the logits before and after.
         approximation: how far the update is from the adapter's, for what is not exact; then nothing is asked of the logits.
         lost: how far a model that was merged into dequantised weights is from the adapter on its quantised base.
+        hints: what servers of LoRA adapters need for it, or why they cannot take it; see `server_hints`.
     """
 
     source: str
@@ -56,6 +58,7 @@ class Export:
     comparison: verify.Comparison
     approximation: Approximation | None = None
     lost: verify.Lost | None = None
+    hints: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +134,7 @@ def export(
     adapted = _adapted(source, base.load(_compute_dtype(base)))
     before, plain = _reference(adapted, batch)
     approximation = None
+    hints: list[str] = []
     with _staged(out) as part:
         if to == "merged":
             del adapted  # it is loaded once more: two at a time would need twice the memory
@@ -141,6 +145,8 @@ def export(
             del adapted
             _write_adapter(source, made, base, part)
             description, approximation = made.description, made.approximation
+            lora: Any = made.config
+            hints = server_hints(lora, made.tensors) if to == "lora" else []
             rounded = written_dtype or (torch.bfloat16 if base.is_quantized else torch.float32)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(part))
@@ -154,7 +160,7 @@ def export(
         if to == "merged" and base.trained_over is not None:
             as_trained = verify.logits(_adapted(source, base.load_as_trained()), batch)
             lost = verify.lost(as_trained, after, base.trained_over)
-    return Export(str(source), out, description, comparison, approximation, lost)
+    return Export(str(source), out, description, comparison, approximation, lost, tuple(hints))
 
 
 def _read_source(

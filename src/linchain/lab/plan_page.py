@@ -72,7 +72,8 @@ With `budgets` there is a folder `steps-<budget>/` between a contestant and its 
 of `linchain train`: `config.yaml`, `metrics.jsonl`, `predictions/`, `result.json`; one that failed has `error.json` and
 `log.txt`. The method `full` leaves `model/` in the place of `adapter/`. The other commands take a final run's folder:
 
-```
+<!-- not run: names folders of a comparison -->
+```bash
 linchain evaluate runs/mine/runs/linchain/seed-1-at-0.001 --data more.jsonl
 linchain export runs/mine/runs/linchain/seed-1-at-0.001 my-lora --to lora
 ```

@@ -54,7 +54,7 @@ class LinChainConfig(LoraConfig):
             shrinks its signal as 3^(-n/2) and diverges sooner than LoRA at learning rates tuned for LoRA with a large
             alpha and plain SGD.
         init_lora_weights: How A and B start: True (Kaiming-uniform A, zero B), "gaussian" (normal A with standard
-            deviation 1/r, zero B) or False (both random). "pissa" and "pissa_niter_<number>", PiSSA's start, only with
+            deviation 1/r, zero B) or False (both random). "pissa" and `"pissa_niter_<number>"`, PiSSA's start, only with
             init_weights="identity" and a square chain, where BA is what the whole adapter starts as.
 
     Raises:

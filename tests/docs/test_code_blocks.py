@@ -1,0 +1,33 @@
+"""Every code block of the docs runs as it stands, training shortened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT, blocks, parse, run_page
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+# its commands are those that figures were measured with, for hours
+MEASURED = "results.md"
+RUN = [page for page in DOCS if page.name != MEASURED and blocks(page)]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(page)
+
+
+def test_the_commands_behind_figures_are_ones_that_linchain_takes() -> None:
+    commands = [command for block in blocks(ROOT / "docs" / MEASURED) for command in block.commands]
+    assert commands
+    for command in commands:
+        parse(command)
+
+
+def test_few_blocks_are_not_run() -> None:
+    not_run = [block for page in [*DOCS, ROOT / "README.md"] for block in blocks(page) if block.reason]
+    assert all(block.language in ("bash", "python") for block in not_run)
+    assert len(not_run) <= 9
