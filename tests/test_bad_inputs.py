@@ -25,6 +25,7 @@ from linchain.tasks.formats import get_format
 from linchain.tasks.records import read_records
 from linchain.tasks.sentence_pair import find_labels
 from linchain.training.load_config import load_config
+from linchain.training.run_folder import RunFolder
 
 Attempt = Callable[[Path], Any]
 
@@ -270,6 +271,7 @@ CASES: dict[str, tuple[Attempt, str]] = {
     "classes that are the same": (file(LABELS_FILE, '["a", "a"]', adapter_labels), "different texts"),
     "classes without end": (file(LABELS_FILE, json.dumps([str(i) for i in range(70_000)]), adapter_labels), "different texts"),
     # folders
+    "a run in the home of nobody": (lambda _: RunFolder("~nobody-here/run"), "path '~nobody-here/run' cannot be followed"),
     "a link to the weights of others": (link(WEIGHTS_FILE, "/etc/hostname"), "is a link out of the folder"),
     "a link to a tokenizer elsewhere": (link("tokenizer.json", "../../tokenizer.json"), "is a link out of the folder"),
     "links in a circle": (link("a", "a"), "cannot be followed"),
