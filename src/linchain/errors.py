@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from signal import Signals
 
@@ -58,3 +59,16 @@ def unknown_name(kind: str, name: str, accepted: Iterable[str]) -> LinchainError
 def first_line(error: Exception) -> str:
     """The first line of a library's message that says something."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+# What a terminal obeys instead of showing it, what turns the direction of writing, and halves of characters.
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""`text` for a terminal: control characters, which data may hold, are written as escapes. Lines stay lines.
+
+    >>> print(printable("\x1b[2Jgone"))
+    \x1b[2Jgone
+    """
+    return _OBEYED.sub(lambda found: repr(found.group())[1:-1], text)

@@ -159,7 +159,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Any] | None, list[str], str]] = 
         ["--to", "lora"],
         "adapter_config.json cannot be read",
     ),
-    "another method": ("ia3", None, ["--to", "lora"], "is an adapter of type 'IA3'. What converts: LinChain to lora, merged;"),
+    "another method": ("ia3", None, ["--to", "lora"], "is an adapter of type 'IA3'. What is read: LINCHAIN, LORA, BONE, MISS"),
     "no weights": (
         "linchain",
         lambda folder: (folder / "adapter_model.safetensors").unlink(),
@@ -173,7 +173,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Any] | None, list[str], str]] = 
         "linchain",
         _edit(base_model_name_or_path=None),
         ["--to", "lora"],
-        "does not say which model it was trained on; use --model",
+        "does not say which model it was trained on; name it with --model",
     ),
     "base is gone": (
         "linchain",
@@ -234,7 +234,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Any] | None, list[str], str]] = 
         "is a MiSS adapter, which does not convert to bone. It converts to lora, merged",
     ),
     "nearly a form": ("miss", None, ["--to", "mis"], "unknown --to 'mis'; did you mean 'miss'? Accepted: bone, linchain,"),
-    "Bone of other blocks": ("bone-col", _edit(r=4), ["--to", "merged"], "bone_block has shape (4, 8, 8), the base model"),
+    "Bone of other blocks": ("bone-col", _edit(r=4), ["--to", "merged"], "which holds no blocks of r = 4"),
     "unknown Bone": ("bone-col", _edit(form="rows"), ["--to", "merged"], "form='rows' is unknown; did you mean 'row'"),
     "LoRA to LoRA": ("lora", None, ["--to", "lora"], "is a LoRA adapter already"),
     "LinChain to LinChain": ("linchain", None, ["--to", "linchain"], "is a LinChain adapter already"),

@@ -190,7 +190,7 @@ def test_an_architecture_without_a_place_for_them(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda tensors: tensors.pop(f"{FIRST}.lora_mixer.1.weight"), r"has mixers \[0, 2\]; expected 0 … 2"),
-        (lambda tensors: tensors.pop(f"{FIRST}.lora_B.weight"), r"q_proj has mixers but no lora_B\.weight"),
+        (lambda tensors: tensors.pop(f"{FIRST}.lora_B.weight"), r"q_proj\.lora_A\.weight is there without"),
         (
             lambda tensors: tensors.update({f"{FIRST}.lora_mixer.0.weight": torch.zeros(5, 4)}),
             r"shape \(5, 4\); expected",

@@ -152,7 +152,7 @@ def test_what_is_not_finite_is_not_written(to: str, saved: tuple[Path, dict[str,
     tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     tensors[next(iter(tensors))][0, 0, 0] = torch.nan
     save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors", {"format": "pt"})
-    with pytest.raises(LinchainError, match="is not finite" if to == "lora" else "was not written.*nan"):
+    with pytest.raises(LinchainError, match="holds values that are not finite"):
         export(tmp_path / "adapter", tmp_path / "out", to, svd_rank=4 if to == "lora" else None)
     assert not (tmp_path / "out").exists()
 

@@ -15,7 +15,7 @@ from linchain.cli.inspect import inspect
 from linchain.cli.methods import methods
 from linchain.cli.report import report
 from linchain.cli.train import train
-from linchain.errors import LinchainError
+from linchain.errors import LinchainError, printable
 
 app = typer.Typer(
     name="linchain",
@@ -40,7 +40,9 @@ def main() -> None:
         app()
     except LinchainError as error:
         # markup off: a path or a key in the message may hold square brackets
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            printable(f"error: {error}"), style="red", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(2)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linchain.errors import LinchainError
+from linchain.errors import LinchainError, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -159,6 +159,7 @@ def _print_model(report: ModelReport) -> None:
 
 def _print_adapter(report: AdapterReport) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(highlight=False)
     console.print(f"{report.kind} adapter in {report.folder}", markup=False, soft_wrap=True)
@@ -166,13 +167,14 @@ def _print_adapter(report: AdapterReport) -> None:
     console.print(f"on disk     {_size(report.file_bytes)} ({report.file_bytes:,} bytes, safetensors)\n")
     config = _table("configuration", "value")
     for key, value in report.config.items():
-        config.add_row(key, str(value))
+        config.add_row(*(Text(printable(text)) for text in (key, str(value))))
     tensors = _table("tensor", "shape", "dtype", "count")
     for group in report.tensors:
-        tensors.add_row(group.key, " x ".join(map(str, group.shape)), group.dtype, str(group.count))
+        tensors.add_row(Text(printable(group.key)), " x ".join(map(str, group.shape)), group.dtype, str(group.count))
     ranks = _table("update", "rank at most", "entropy rank", "stable rank", "participation")
     for row in report.ranks:
-        ranks.add_row(row.module, str(row.rank), f"{row.entropy:.2f}", f"{row.stable:.2f}", f"{row.participation:.2f}")
+        measures = (f"{value:.2f}" for value in (row.entropy, row.stable, row.participation))
+        ranks.add_row(Text(printable(row.module)), str(row.rank), *measures)
     for table in (config, tensors, ranks):
         if table.rows:
             console.print(table)

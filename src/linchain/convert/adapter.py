@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linchain.convert.forms import Kind, convertible
-from linchain.errors import LinchainError, unknown_name
+from linchain.convert.forms import Kind
+from linchain.errors import LinchainError, first_line, unknown_name
+from linchain.methods.untrusted import CONFIG_FILE, WEIGHTS_FILE, read_config, read_tensors
+from linchain.paths import user_path
 from linchain.tuners.registration import BoneConfig, LinChainConfig
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor, nn
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-TYPES = ("LINCHAIN", "LORA", "BONE", "MISS")
 # PEFT's keys of saved tensors begin so, before the module's name in the base model
 BASE_PREFIX = "base_model.model."
 
@@ -85,13 +83,13 @@ class AdapterFiles:
             return cls(**{key: value for key, value in self.config.items() if key in known}, **bone)
         except LinchainError:
             raise
-        except (TypeError, ValueError) as error:
-            raise LinchainError(f"{self.folder / CONFIG_FILE}: {error}") from error
+        except Exception as error:  # a class raises what it likes for values that nobody checked
+            raise LinchainError(f"{self.folder / CONFIG_FILE}: {first_line(error)}") from error
 
 
 def adapter_folder(path: Path | str) -> Path:
     """The adapter folder that `path` is, or that the run folder `path` has. LinchainError where there is none."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     for folder in (path, path / "adapter"):
         if (folder / CONFIG_FILE).is_file():
             return folder
@@ -113,23 +111,9 @@ def read_adapter(path: Path | str) -> AdapterFiles:
 
     Raises LinchainError for a folder that is none, a type that converts to nothing, and unreadable files.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = adapter_folder(path)
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LinchainError(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") not in TYPES:
-        found = config.get("peft_type") if isinstance(config, dict) else config
-        raise LinchainError(f"{folder} is an adapter of type {found!r}. What converts: {convertible()}")
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise LinchainError(f"adapter {folder} has no {WEIGHTS_FILE}{_pickled(folder)}")
-    try:
-        return AdapterFiles(folder, config, load_file(folder / WEIGHTS_FILE))
-    except (OSError, SafetensorError) as error:
-        raise LinchainError(f"{folder / WEIGHTS_FILE} is corrupt or cut short: {error}") from error
+    config = read_config(folder)
+    return AdapterFiles(folder, config, read_tensors(folder, config))
 
 
 def adapter_of(source: nn.Module | Path | str, adapter_name: str) -> tuple[Any, dict[str, Tensor]]:
@@ -171,13 +155,3 @@ def write_adapter(config: PeftConfig, tensors: dict[str, Tensor], folder: Path) 
 
     config.save_pretrained(str(folder))
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
-
-
-def _pickled(folder: Path) -> str:
-    """What to do about a checkpoint that is only there as a pickle, which is not read: it can run any code."""
-    if not (folder / "adapter_model.bin").is_file():
-        return ""
-    return (
-        ", only adapter_model.bin, which is a pickle and not read. If you trust it, convert it once: safetensors.torch."
-        "save_file(torch.load('adapter_model.bin', map_location='cpu', weights_only=True), 'adapter_model.safetensors')"
-    )

@@ -22,6 +22,7 @@ from linchain.evaluation.quantization import (
     stored_quantization,
 )
 from linchain.methods.attach import attach
+from linchain.tasks.sentence_pair import MOST_CLASSES
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -70,7 +71,7 @@ class BaseModel:
                 "dense again. Name the model it was made from with --model, or leave the adapter unmerged"
             )
         self._task_type = adapter.task_type
-        self._rows = _saved_vocabulary(tensors)
+        self._embedding = _saved_embedding(tensors)
         for option, value in _head(adapter, tensors, folder).items():
             setattr(self.config, option, value)
 
@@ -116,8 +117,13 @@ class BaseModel:
 
     def _resized(self, model: PreTrainedModel) -> PreTrainedModel:
         embedding: Any = model.get_input_embeddings()
-        if self._rows not in (None, embedding.weight.shape[0]):
-            model.resize_token_embeddings(self._rows, mean_resizing=False)
+        if self._embedding is not None and self._embedding != embedding.weight.shape:
+            if self._embedding[1:] != embedding.weight.shape[1:]:
+                raise LinchainError(
+                    f"the adapter was made for another model than {self.name!r}: it holds an embedding of shape "
+                    f"{tuple(self._embedding)}, the model's is {tuple(embedding.weight.shape)}"
+                )
+            model.resize_token_embeddings(self._embedding[0], mean_resizing=False)
         return model
 
     def skeleton(self, config: PreTrainedConfig) -> PreTrainedModel:
@@ -168,9 +174,9 @@ class _MixedA(nn.Module):
         return h
 
 
-def _saved_vocabulary(tensors: dict[str, Tensor]) -> int | None:
-    """The number of rows of the input embedding that lies among the adapter's tensors; None where none does."""
-    return next((tensor.shape[0] for key, tensor in tensors.items() if _EMBEDDING_KEY.search(key)), None)
+def _saved_embedding(tensors: dict[str, Tensor]) -> torch.Size | None:
+    """The shape of the input embedding that lies among the adapter's tensors; None where none does."""
+    return next((tensor.shape for key, tensor in tensors.items() if _EMBEDDING_KEY.search(key)), None)
 
 
 def _head(adapter: PeftConfig, tensors: dict[str, Tensor], folder: Path) -> dict[str, Any]:
@@ -180,4 +186,6 @@ def _head(adapter: PeftConfig, tensors: dict[str, Tensor], folder: Path) -> dict
     if (folder / LABELS_FILE).is_file():
         return head_options(adapter_labels(folder))
     classes = [t.shape[0] for key, t in tensors.items() if key.endswith(_CLASSIFIER_HEADS) and ".lora_" not in key]
+    if classes and classes[0] > MOST_CLASSES:
+        raise LinchainError(f"adapter {folder} holds a head for {classes[0]} classes; {MOST_CLASSES:,} are accepted")
     return {"num_labels": classes[0]} if classes else {}

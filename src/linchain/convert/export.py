@@ -23,10 +23,12 @@ from linchain.convert.readme import adapter_readme
 from linchain.convert.servers import server_hints
 from linchain.convert.svd import Approximation
 from linchain.errors import LinchainError, first_line, unknown_name
-from linchain.evaluation.models import LABELS_FILE, STARTER, load_tokenizer, model_path
+from linchain.evaluation.models import LABELS_FILE, load_tokenizer, model_path
 from linchain.evaluation.quantization import QUANTIZATION_FILE
 from linchain.files import PART, check_writable, folder_lock, put_in_place, refused_by_disk
 from linchain.methods.attach import attach
+from linchain.methods.untrusted import named_base
+from linchain.paths import user_path
 from linchain.tasks.encoding import pad_token_id
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ def export(
     """
     import torch
 
-    out = Path(out).expanduser()
+    out = user_path(out)
     if to not in TARGETS:
         raise unknown_name("--to", to, TARGETS)
     if dtype is not None and dtype not in DTYPES:
@@ -203,9 +205,7 @@ def _with_chain(source: _Source, chain_length: int | None) -> _Source:
 
 
 def _base_model(source: _Source, model: str | None, dense: bool) -> BaseModel:
-    name = model or source.files.config.get("base_model_name_or_path")
-    if not name:
-        raise LinchainError(f"adapter {source.files.folder} does not say which model it was trained on; use --model")
+    name = model or named_base(source.files.folder, source.files.config)
     try:
         return BaseModel(name, source.config, source.tensors, source.files.folder, dense)
     except LinchainError as error:
@@ -253,7 +253,7 @@ def _write_adapter(source: _Source, made: Converted, base: BaseModel, part: Path
 
     config = made.config
     config.inference_mode = True
-    config.base_model_name_or_path = model_path(STARTER) if base.name == STARTER else base.name
+    config.base_model_name_or_path = model_path(base.name)
     write_adapter(config, made.tensors, part)
     for name in (LABELS_FILE, QUANTIZATION_FILE):
         if (source.files.folder / name).is_file():

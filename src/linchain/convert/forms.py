@@ -52,11 +52,6 @@ def check_target(folder: Path, kind: Kind, to: str, svd_rank: int | None) -> Non
         raise LinchainError(f"--svd-rank is for updates of full rank and --to lora; {what}, and --to {to} is exact")
 
 
-def convertible() -> str:
-    """Every kind of adapter and what it converts to, for a message."""
-    return "; ".join(f"{NAMES[kind]} to {_offers(kind)}" for kind in CONVERSIONS)
-
-
 def _offers(kind: Kind) -> str:
     """E.g. "merged, miss, lora (approximately, with --svd-rank)"."""
     ways = CONVERSIONS[kind]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from linchain.errors import LinchainError, first_line, nearest
 from linchain.evaluation.quantization import LIBRARIES, Quantization, load_options, prepare, stored_quantization
 from linchain.methods.attach import attach
+from linchain.methods.untrusted import named_base, read_config, read_json
+from linchain.paths import user_path
 from linchain.tasks.encoding import pad_token_id
-from linchain.tasks.sentence_pair import Labels
+from linchain.tasks.sentence_pair import MOST_CLASSES, Labels
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -42,11 +43,12 @@ def model_path(name: str) -> str:
         from linchain import starter
 
         return str(starter.model_dir())
-    path = Path(name).expanduser()
+    path = user_path(name)
     if (path / ADAPTER_CONFIG).is_file():
         raise LinchainError(f"model {name!r} is an adapter, not a model; name the base model it was trained on")
     if path.is_dir():
-        return str(path)
+        # an adapter names its base model by this, and one that named a way up would be refused (methods/untrusted.py)
+        return str(path.resolve() if ".." in path.parts else path)
     if path.is_file():
         raise LinchainError(f"model {name!r} is a file; name the folder with its config.json and *.safetensors")
     looks_like_path = name.startswith((".", "/", "~", RUNS)) or name.count("/") > 1
@@ -60,7 +62,7 @@ def load_model_config(name: str) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(model_path(name))
+        return AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, LinchainError):
             raise
@@ -71,14 +73,14 @@ def load_tokenizer(name: str, chat_template: str | None = None) -> PreTrainedTok
     """The tokenizer of a model (or in a folder), with the Jinja file `chat_template` in place of its own template."""
     from transformers import AutoTokenizer
 
-    path = name if (Path(name) / ADAPTER_CONFIG).is_file() else model_path(name)
+    path = name if (user_path(name) / ADAPTER_CONFIG).is_file() else model_path(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _cannot_load("tokenizer of model", name, error) from error
     if chat_template is not None:
         try:
-            tokenizer.chat_template = Path(chat_template).expanduser().read_text(encoding="utf-8")
+            tokenizer.chat_template = user_path(chat_template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise LinchainError(f"model.chat_template {chat_template} cannot be read: {error}") from error
     return tokenizer
@@ -104,7 +106,7 @@ def load_model(
     import transformers
     from safetensors import SafetensorError
 
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     loader: Any = transformers.AutoModelForCausalLM
     if labels is not None:
         loader = transformers.AutoModelForSequenceClassification
@@ -169,41 +171,35 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
     LinchainError where the adapter was made for another model, or lacks tensors that it needs.
     """
-    import peft
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from linchain.convert.adapter import read_adapter  # which imports this module
 
-    import linchain.tuners.registration  # noqa: F401  registers our methods with PEFT
-
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise LinchainError(f"adapter {folder} has no {ADAPTER_WEIGHTS} (weights are read from safetensors only)")
-    try:
-        config = peft.PeftConfig.from_pretrained(str(folder))
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
-    except LinchainError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise _cannot_load("adapter", str(folder), error) from error
-    return attach(model, config, tensors, f"adapter {folder}")
+    files = read_adapter(folder)
+    return attach(model, files.peft_config(), files.tensors, f"adapter {folder}")
 
 
 def adapter_base(folder: Path) -> str:
     """The name of the base model that the adapter in `folder` was trained on."""
-    base = _adapter_config(folder).get("base_model_name_or_path")
-    if not base:
-        raise LinchainError(f"adapter {folder} does not say which model it was trained on; name it with --model")
-    return base
+    return named_base(folder, read_config(folder))
 
 
 def adapter_labels(folder: Path) -> Labels:
     """The classes that a classifier's adapter was trained for."""
     try:
-        names = json.loads((folder / LABELS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        names = read_json(folder / LABELS_FILE)
+    except LinchainError as error:
         raise LinchainError(
             f"adapter {folder} has no readable {LABELS_FILE}, so its classes are unknown ({error})"
         ) from error
+    if names is not None and not _are_classes(names):
+        raise LinchainError(
+            f"adapter {folder}: {LABELS_FILE} must be a list of 2 to {MOST_CLASSES:,} different texts, or null"
+        )
     return Labels(None if names is None else tuple(names))
+
+
+def _are_classes(names: Any) -> bool:
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return is_list and 2 <= len(set(names)) == len(names) <= MOST_CLASSES
 
 
 def model_labels(config: PreTrainedConfig) -> Labels:
@@ -222,14 +218,7 @@ def model_task(config: PreTrainedConfig) -> str:
 
 def adapter_task(folder: Path) -> str:
     """The task that the adapter in `folder` was trained for."""
-    return "sequence_classification" if _adapter_config(folder).get("task_type") == "SEQ_CLS" else "causal_lm"
-
-
-def _adapter_config(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LinchainError(f"adapter {folder}: {ADAPTER_CONFIG} cannot be read ({error})") from error
+    return "sequence_classification" if read_config(folder).get("task_type") == "SEQ_CLS" else "causal_lm"
 
 
 def _holds_runs(folder: Path) -> bool:
@@ -245,6 +234,6 @@ def _similar_folder(path: Path) -> str:
 
 
 def _cannot_load(kind: str, name: str, error: Exception) -> LinchainError:
-    looked_up = name != STARTER and not Path(name).expanduser().exists()
+    looked_up = name != STARTER and not user_path(name).exists()
     where = "; there is no such folder, so it was looked up as a Hub name" if looked_up else ""
     return LinchainError(f"{kind} {name!r} cannot be loaded{where}: {first_line(error)}")

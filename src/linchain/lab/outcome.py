@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from linchain.errors import printable
 from linchain.lab.report.content import Sheet
 from linchain.lab.report.study import Study
 from linchain.lab.report.tables import overview
@@ -43,5 +44,7 @@ def _table(sheet: Sheet) -> Table:
             escape(column.title), justify="right" if column.numeric else "left", no_wrap=column.numeric, overflow="fold"
         )
     for row in sheet.rows:
-        table.add_row(*(Text(f"{cell.text}\n{cell.detail}" if cell.detail else cell.text) for cell in row[:SHOWN]))
+        table.add_row(
+            *(Text(printable(f"{cell.text}\n{cell.detail}" if cell.detail else cell.text)) for cell in row[:SHOWN])
+        )
     return table

@@ -16,11 +16,13 @@ from linchain.errors import LinchainError, unknown_name
 from linchain.evaluation.scores import LOWER_IS_BETTER
 from linchain.methods.base import Method
 from linchain.methods.options import problem as wrong_value
+from linchain.paths import user_path
 from linchain.training.config import MethodConfig, NamedSection, RunConfig, Section, named_tasks
 from linchain.training.load_config import method_mistakes, read_values, validated
 
 SeedPart = Literal["init", "data", "dropout"]
 SEED_PARTS: tuple[SeedPart, ...] = ("init", "data", "dropout")
+MOST_SEEDS = 10_000
 LONGEST_LABEL = 200  # bytes; the names of files end at 255
 # What a plan decides for each of its runs, and what to do instead of giving it.
 DECIDED = {
@@ -106,6 +108,8 @@ class PlanConfig(RunConfig):
             raise ValueError(f"must be a list such as [1, 2, 3], or a number of seeds, found {value!r:.80}")
         if value < 1:
             raise ValueError(f"a comparison needs at least one seed, got {value}")
+        if value > MOST_SEEDS:
+            raise ValueError(f"a comparison takes at most {MOST_SEEDS:,} seeds, got {value}")
         return tuple(range(1, value + 1))
 
     @model_validator(mode="after")
@@ -224,7 +228,7 @@ def build_plan(values: dict[str, Any], origin: str = "plan", mistakes: Sequence[
         budgets=tuple(sorted(config.budgets)) or (None,),
         threads=config.threads,
         cost=config.cost,
-        output=Path(config.output).expanduser(),
+        output=user_path(config.output),
         run=run,
         config=config,
     )
@@ -312,7 +316,7 @@ def _entry_mistakes(one: Mapping[str, Any], shared: Mapping[str, Any], rates: An
     mistakes = method_mistakes({"name": one["name"], **options}, f"methods.{label}")
     if not label.strip() or label.startswith(".") or {*label} & {*"/\\"} or not label.isprintable():
         mistakes.append(f"methods: the label {label!r} cannot be the name of a folder")
-    if len(label.encode()) > LONGEST_LABEL:
+    if len(label.encode(errors="replace")) > LONGEST_LABEL:
         mistakes.append(f"methods: the label {label[:20]!r}… is longer than {LONGEST_LABEL} bytes")
     grid = one.get("learning_rates")
     if isinstance(grid, list) and isinstance(rates, list) and len(grid) != len(rates):

@@ -16,6 +16,7 @@ from linchain.files import read_json, read_jsonl
 from linchain.lab.choice import chosen_rates
 from linchain.lab.environment import gather
 from linchain.lab.plan import DECIDED, Contestant, Plan, load_plan, run_values
+from linchain.paths import user_path
 from linchain.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Comparison:
     @classmethod
     def load(cls, folder: Path | str) -> Comparison:
         """The comparison in `folder`, finished or not. Raises LinchainError where there is none."""
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         if not holds_comparison(folder):
             raise LinchainError(_why_none(folder))
         return cls(load_plan(folder / PLAN), folder)
@@ -275,7 +276,7 @@ def _of_plan(file: Path) -> str:
 
 def check_no_comparison(path: Path) -> None:
     """LinchainError where `path` is the folder of a whole comparison, and a run or an adapter is asked for."""
-    path = path.expanduser()
+    path = user_path(path)
     if holds_comparison(path):
         finals = [str(trial.folder) for trial in Comparison.load(path).trials if trial.stage == "final"]
         done = [folder for folder in finals if RunFolder(folder).result.is_file()]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-import re
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor, nn
+
 from linchain.errors import LinchainError, first_line
+from linchain.methods.apply import moves_base
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -40,21 +42,15 @@ def attach(
     config = copy.deepcopy(config)
     config.inference_mode = True
     config.base_model_name_or_path = None  # PEFT fills it in, and would remark on another name
-    try:
-        adapted: Any = peft.get_peft_model(model, config)
-    except LinchainError:
-        raise
-    # what an edited configuration makes PEFT raise
-    except (ValueError, TypeError, NotImplementedError, re.error) as error:
-        raise LinchainError(f"{other} {first_line(error)}") from error
-    expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    expected = _expected(model, config, other)
     for key, tensor in tensors.items():
-        if key in expected and expected[key].shape != tensor.shape:
+        if key in expected and expected[key] != tensor.shape:
             raise LinchainError(
-                f"{other} {key} has shape {tuple(tensor.shape)}, the base model needs {tuple(expected[key].shape)}"
+                f"{other} {key} has shape {tuple(tensor.shape)}, the base model needs {tuple(expected[key])}"
             )
     if missing := sorted(expected.keys() - tensors.keys()):
         raise LinchainError(f"{what} has no {missing[0]} ({len(missing)} tensors missing), which the base model needs")
+    adapted = _adapted(model, config, other)
     try:
         loaded: Any = peft.set_peft_model_state_dict(adapted, tensors)
     except (KeyError, RuntimeError) as error:
@@ -64,3 +60,38 @@ def attach(
             f"{other} it has {left_over[0]} ({len(left_over)} tensors left over), for which the base model has no place"
         )
     return adapted.eval()
+
+
+def _adapted(model: PreTrainedModel, config: PeftConfig, other: str) -> Any:
+    import peft
+
+    try:
+        return peft.get_peft_model(model, config)
+    except LinchainError:
+        raise
+    except Exception as error:  # an edited configuration makes PEFT raise what it likes
+        raise LinchainError(f"{other} {first_line(error)}") from error
+
+
+def _expected(model: PreTrainedModel, config: PeftConfig, other: str) -> dict[str, torch.Size]:
+    """The shapes that `config` asks for on `model`, by PEFT's saved keys.
+
+    They are taken from a copy without data: a rank of 10**9 takes no memory there.
+    """
+    import peft
+
+    config = copy.copy(config)
+    if moves_base(config):
+        config.init_lora_weights = True  # type: ignore[attr-defined]  # it would be computed from the weights
+    shared = {id(tensor): _without_data(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    with torch.device("meta"):
+        adapted = _adapted(copy.deepcopy(model, shared), config, other)
+    state = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return {key: tensor.shape for key, tensor in state.items()}
+
+
+def _without_data(tensor: Tensor) -> Tensor:
+    """A twin on the meta device; quantised weights, which PEFT asks for more than their shape, stay what they are."""
+    if type(tensor) is nn.Parameter:
+        return nn.Parameter(tensor.detach().to("meta"), requires_grad=tensor.requires_grad)
+    return tensor.to("meta") if type(tensor) is torch.Tensor else tensor

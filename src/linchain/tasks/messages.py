@@ -18,7 +18,7 @@ class MessagesFormat(Format):
 
     def check_values(self, record: Record) -> None:
         messages = record.fields["messages"]
-        if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        if not isinstance(messages, list) or not all(is_message(message) for message in messages):
             raise LinchainError(
                 f"{record.where}: column 'messages' must be a list of objects with the texts 'role' and 'content'"
             )
@@ -58,7 +58,8 @@ class MessagesFormat(Format):
         return Text(((prompt, False),), complete=True), messages[last]["content"]
 
 
-def _is_message(message: Any) -> bool:
+def is_message(message: Any) -> bool:
+    """Whether `message` is an object with the texts `role` and `content`."""
     return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
 
 

@@ -20,6 +20,7 @@ from textwrap import shorten
 
 import numpy as np
 
+from linchain.tasks.messages import is_message
 from linchain.tasks.records import Record
 
 RUN_WORDS = 8
@@ -75,11 +76,13 @@ def find_overlaps(train: Sequence[Record], tests: Mapping[str, Sequence[Record]]
 def question(record: Record) -> str:
     """What the record asks, without its answer; empty where no column of ours holds a question."""
     fields = record.fields
-    if "messages" in fields:
-        return "\n".join(turn["content"] for turn in fields["messages"] if turn["role"] == "user")
+    # columns of a format that the data are not read in may hold anything
+    turns = fields.get("messages")
+    if isinstance(turns, list) and all(is_message(turn) for turn in turns):
+        return "\n".join(turn["content"] for turn in turns if turn["role"] == "user")
     for columns in (("sentence1", "sentence2"), ("instruction", "input"), ("text",)):
-        if columns[0] in fields:
-            return "\n".join(fields[column] for column in columns if fields.get(column))
+        if isinstance(fields.get(columns[0]), str):
+            return "\n".join(text for column in columns if (text := fields.get(column)) and isinstance(text, str))
     return ""
 
 

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from linchain.errors import LinchainError
+from linchain.paths import user_path
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 STARTER = "starter:"
 TASK = "task:"
+PARQUET_ROWS = 1000  # that are taken apart at a time
 # How many problems `starter:<kind>` generates where no limit is given.
 STARTER_SIZES = {"train": 2000, "validation": 200, "test": 400}
 
+# An escaped half of a pair of surrogates: alone it is no letter, and nothing that writes or tokenises text takes it.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+){0,2}")
 
 
@@ -90,7 +94,7 @@ def open_source(source: str, split: str, limit: int | None = None, folder: str |
         return read_task(source.removeprefix(TASK), split, limit, folder)
     if source.startswith(STARTER):
         return _read_starter(source, split, limit)
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise LinchainError(f"{source}: unknown file format {path.suffix!r}; accepted: {', '.join(SUFFIXES)}")
@@ -108,24 +112,36 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            try:
-                fields = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise LinchainError(f"{where}: not valid JSON ({error})") from error
-            yield _record(fields, where)
+            yield _record(_parsed(line, where), where)
 
 
 def _read_json(path: Path) -> Iterator[Record]:
-    try:
-        content = json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        raise LinchainError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
-    except UnicodeDecodeError as error:
-        raise LinchainError(f"{path}: not valid UTF-8 ({error})") from error
+    content = _parsed(path.read_bytes(), str(path))
     if not isinstance(content, list):
         raise LinchainError(f"{path}: expected a list of records, found {type(content).__name__}")
     for number, fields in enumerate(content, 1):
         yield _record(fields, f"{path}, record {number}")
+
+
+def _parsed(text: bytes, where: str) -> Any:
+    """The JSON in `text`; LinchainError names the place, with the line where there are several."""
+    try:
+        decoded = text.decode("utf-8-sig")
+        content = json.loads(decoded)
+        if _SURROGATE.search(decoded):
+            json.dumps(content, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        line = f":{error.lineno}" if error.lineno > 1 else ""
+        raise LinchainError(f"{where}{line}: not valid JSON ({error.msg})") from error
+    except UnicodeEncodeError as error:
+        raise LinchainError(f"{where}: holds half a character (an unpaired surrogate such as \\ud800)") from error
+    except UnicodeDecodeError as error:
+        raise LinchainError(f"{where}: not valid UTF-8 ({error})") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise LinchainError(f"{where}: not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise LinchainError(f"{where}: JSON nested too deeply") from error
+    return content
 
 
 def _record(fields: Any, where: str) -> Record:
@@ -159,12 +175,16 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(PARQUET_ROWS):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Record(fields, f"{path}, row {number}")
+    # the last ones: text that is no UTF-8, dates that Python has not
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise LinchainError(f"{path}: not a valid Parquet file ({error})") from error
-    for number, fields in enumerate(rows, 1):
-        yield Record(fields, f"{path}, row {number}")
 
 
 _READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}

@@ -14,6 +14,9 @@ from linchain.tasks.records import Record
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+LARGEST_LABEL = 3e38  # of float32, which labels are trained in
+MOST_CLASSES = 2**16  # a head for more is no classifier's, and one label could ask for any amount of memory
+
 
 class SentencePairFormat(Format):
     name = "sentence_pair"
@@ -24,11 +27,13 @@ class SentencePairFormat(Format):
         require_text(record, "sentence1")
         if record.fields.get("sentence2") is not None:
             require_text(record, "sentence2")
-        if isinstance(record.fields["label"], bool) or not isinstance(record.fields["label"], int | float | str):
+        label = record.fields["label"]
+        if isinstance(label, bool) or not isinstance(label, int | float | str):
             raise LinchainError(
-                f"{record.where}: column 'label' must be a whole number, a number or a class name, "
-                f"found {record.fields['label']!r:.40}"
+                f"{record.where}: column 'label' must be a whole number, a number or a class name, found {label!r:.40}"
             )
+        if not isinstance(label, str) and not abs(label) <= LARGEST_LABEL:
+            raise LinchainError(f"{record.where}: label {label!r:.40} is no number that can be learned")
 
     def text(self, record: Record, tokenizer: PreTrainedTokenizerBase) -> Text:
         raise LinchainError("format 'sentence_pair' is for task sequence_classification")
@@ -79,6 +84,11 @@ def find_labels(records: Sequence[Record]) -> Labels:
     if min(classes) < 0:
         place = records[classes.index(min(classes))].where
         raise LinchainError(f"{place}: label {min(classes)} is negative; classes are whole numbers from 0")
+    if max(classes) >= MOST_CLASSES:
+        place = records[classes.index(max(classes))].where
+        raise LinchainError(
+            f"{place}: label {max(classes)} is too large; classes are whole numbers below {MOST_CLASSES:,}"
+        )
     return _at_least_two({str(index) for index in range(max(classes) + 1)}, key=int)
 
 
@@ -93,7 +103,9 @@ def _number(value: Any) -> int | float | None:
         return value
     for kind in (int, float):
         try:
-            return kind(value)
+            number = kind(value)
         except ValueError:
             continue
+        if abs(number) <= LARGEST_LABEL:  # "nan" and "inf" are names
+            return number
     return None

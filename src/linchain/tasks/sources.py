@@ -8,6 +8,7 @@ from pathlib import Path
 
 from linchain import tasks
 from linchain.errors import LinchainError
+from linchain.paths import user_path
 from linchain.tasks.records import STARTER, TASK, Record, open_source, read_records
 from linchain.tasks.task import Row, Split, Task
 
@@ -27,15 +28,23 @@ def read_task(name: str, split: str, limit: int | None, folder: str | None) -> I
     """
     source, columns = find_source(tasks.get(name), split, folder)
     for record in open_source(source, split, limit):
-        try:
-            fields = columns(record.fields)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise LinchainError(
-                f"{record.where}: no row as task {name} expects it ({type(error).__name__}: {error}); its columns are: "
-                f"{', '.join(record.fields)}"
-            ) from error
-        if fields is not None:
-            yield replace(record, fields=fields, task=name)
+        if (own := converted(record, columns, name)) is not None:
+            yield own
+
+
+def converted(record: Record, columns: Callable[[Row], Row | None], task: str) -> Record | None:
+    """A record in our columns, which `columns` makes of its fields; None where it is none.
+
+    Raises LinchainError for a row that is not as the task expects it.
+    """
+    try:
+        fields = columns(record.fields)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise LinchainError(
+            f"{record.where}: no row as task {task} expects it ({type(error).__name__}: {error}); its columns are: "
+            f"{', '.join(record.fields)}"
+        ) from error
+    return None if fields is None else replace(record, fields=fields, task=task)
 
 
 def find_source(task: Task, split: str, folder: str | None) -> tuple[str, Callable[[Row], Row | None]]:
@@ -50,7 +59,7 @@ def find_source(task: Task, split: str, folder: str | None) -> tuple[str, Callab
     if here.source is not None and here.source.startswith(STARTER):
         return here.source, dict
     if folder is not None:
-        return _in_folder(task, split, here, Path(folder).expanduser())
+        return _in_folder(task, split, here, user_path(folder))
     if here.source is None:
         raise LinchainError(
             f"task {task.name}: the {split} split is not on the Hub; name the folder that holds {_paths(here)} with data.folder"

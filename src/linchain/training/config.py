@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from linchain import methods, tasks
 from linchain.errors import unknown_name
 from linchain.evaluation.quantization import Dtype, Quantization, check_method
+from linchain.paths import user_path
 from linchain.tasks import protocols
 from linchain.tasks.answers import Extraction
 from linchain.tasks.records import TASK
@@ -244,6 +245,12 @@ class RunConfig(Section):
         protocol = values.get("protocol")
         known = isinstance(protocol, str) and protocol in protocols.PROTOCOLS
         return protocols.with_defaults(values, protocol) if known else values
+
+    @field_validator("output")
+    @classmethod
+    def _is_path(cls, output: str) -> str:
+        user_path(output)
+        return output
 
     @field_validator("protocol")
     @classmethod

@@ -16,6 +16,7 @@ from rich.text import Text
 from linchain import methods
 from linchain.diagnostics.memory import MemoryEstimate, estimate_training_memory
 from linchain.diagnostics.parameters import parameter_counts
+from linchain.errors import printable
 from linchain.evaluation.harness import HarnessScore
 from linchain.evaluation.scores import Score
 from linchain.tasks.encoding import IGNORE
@@ -31,12 +32,13 @@ def preview(data: PreparedData) -> RenderableType:
     tokens = data.tokenizer.convert_ids_to_tokens(example.input_ids)
     if not isinstance(example.labels, list):
         label = data.records["train"][0].fields["label"]
-        return Group(Text(f"{example.where}, {len(tokens)} tokens, label {label}"), Text(" ".join(tokens)))
+        head = f"{example.where}, {len(tokens)} tokens, label {label}"
+        return Group(Text(printable(head)), Text(printable(" ".join(tokens))))
     learned = [label != IGNORE for label in example.labels]
     head = f"{example.where}, format {data.format.name}: {len(tokens)} tokens, {sum(learned)} learned"
     listing = Text()
     for token, teaches in zip(tokens, learned, strict=True):
-        listing.append(token, style="green underline" if teaches else "dim")
+        listing.append(printable(token), style="green underline" if teaches else "dim")
         listing.append(" ")
     table = Table("loss", "tokens", "text")
     for teaches, places in itertools.groupby(range(len(tokens)), key=learned.__getitem__):
@@ -165,7 +167,9 @@ def harness_table(title: str, scores: Sequence[HarnessScore]) -> RenderableType:
         metric = score.metric if score.filter == "none" else f"{score.metric} ({score.filter})"
         interval = " to ".join(f"{end:.3g}" for end in score.interval or ())
         shots = "" if score.shots is None else str(score.shots)
-        table.add_row(score.task, shots, metric, f"{score.value:.4g}", interval, f"{score.n:,}")
+        table.add_row(
+            Text(printable(score.task)), shots, Text(printable(metric)), f"{score.value:.4g}", interval, f"{score.n:,}"
+        )
     caption = f"lm-evaluation-harness {version('lm_eval')}, n examples; 95 % intervals: 1.96 standard errors each way"
     return Group(Text(title, style="bold"), table, Text(caption, style="dim"))
 

@@ -30,6 +30,7 @@ from linchain.evaluation.progress import evaluation_progress
 from linchain.evaluation.quantization import adapter_quantization
 from linchain.evaluation.scores import Score, score
 from linchain.files import check_writable, write_jsonl
+from linchain.paths import user_path
 from linchain.tasks.records import rename_columns
 from linchain.tasks.sentence_pair import Labels
 from linchain.tasks.sources import read_scored
@@ -112,7 +113,7 @@ def predicted(
 
 def resolve(question: Question) -> Target:
     """What the question is about; LinchainError where that is nothing that can be evaluated."""
-    path = Path(question.target).expanduser()
+    path = user_path(question.target)
     run = RunFolder(path)
     if run.config.is_file():
         config = load_config(run.config)
@@ -193,7 +194,7 @@ def predictions_file(question: Question, target: Target, names: Sequence[str], s
     data = "+".join(names)[:LONGEST_NAME]
     base = f"on-{Path(question.base).name}" if question.base else ""
     stem = ".".join(part for part in ("" if inside else Path(question.target).name, data, scored_by, base) if part)
-    file = Path(question.output).expanduser() if question.output else target.predictions / f"{stem}.jsonl"
+    file = user_path(question.output) if question.output else target.predictions / f"{stem}.jsonl"
     if file.exists() and not question.overwrite:
         raise LinchainError(f"predictions file {file} exists; name another with --output, or --overwrite it")
     check_writable(file.parent)

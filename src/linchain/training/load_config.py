@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from linchain.errors import LinchainError, nearest
+from linchain.errors import LinchainError, first_line, nearest
 from linchain.training.config import RunConfig
 
 Schema = typing.TypeVar("Schema", bound=BaseModel)
 
 # Sections that may be written as their name alone.
 NAMED_SECTIONS = ("model", "method")
+LARGEST = 100_000  # values in a file
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -79,19 +81,47 @@ def parse_yaml(text: str, origin: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise LinchainError(f"{origin}{line}: not valid YAML ({error.problem})") from error
-    except yaml.YAMLError as error:
-        raise LinchainError(f"{origin}: not valid YAML ({error})") from error
+    # the last ones: dates and numbers that are none, such as 2020-13-40
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise LinchainError(f"{origin}: not valid YAML ({first_line(error)})") from error
+    except RecursionError as error:
+        raise LinchainError(f"{origin}: not valid YAML (nested too deeply)") from error
 
 
 class _Loader(yaml.SafeLoader):
+    def get_single_node(self) -> yaml.Node | None:
+        root = super().get_single_node()
+        _size(root, {})
+        return root
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.MarkedYAMLError(problem="a key is no text", problem_mark=key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node | None, sizes: dict[int, int]) -> int:
+    """The number of nodes below `node`, those of an alias counted each time: a few lines of aliases can stand for 10**9.
+
+    Raises MarkedYAMLError for more than LARGEST, and for what holds itself.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = LARGEST  # while it is being counted
+        children = itertools.chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
+    if sizes[id(node)] >= LARGEST:
+        raise yaml.MarkedYAMLError(
+            problem=f"it holds itself or more than {LARGEST:,} values", problem_mark=node.start_mark
+        )
+    return sizes[id(node)]
 
 
 _Loader.add_implicit_resolver(

@@ -17,6 +17,7 @@ from typing import Literal
 
 from linchain.errors import LinchainError
 from linchain.files import LOCK, PART, check_writable, folder_lock
+from linchain.paths import user_path
 from linchain.training.checkpoints import Checkpoints, trainer_state
 
 State = Literal["new", "interrupted", "complete", "foreign"]
@@ -26,7 +27,7 @@ class RunFolder:
     """The paths of a run folder and the rules for using it."""
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self.config = self.path / "config.yaml"
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"

@@ -6,10 +6,12 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from linchain.lab.report.content import Block, Cell, Chapter, Examples, Picture, Report, Section, Sheet, Verbatim
 
-_SIGNS = re.compile(r"([\\`*_\[\]<>|#~$])")
+_SIGNS = re.compile(r"([\\`*_\[\]<>|#~$&])")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 
 
 def to_markdown(report: Report) -> str:
@@ -21,13 +23,20 @@ def to_markdown(report: Report) -> str:
 
 
 def to_csv(sheet: Sheet) -> str:
-    """The unrounded figures of a table."""
+    """The unrounded figures of a table. Texts that a spreadsheet would compute begin with an apostrophe."""
     names = list(dict.fromkeys(name for record in sheet.records for name in record))
     file = io.StringIO()
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sheet.records)
+    writer.writerows({name: _inert(value) for name, value in record.items()} for record in sheet.records)
     return file.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", "\n")  # which the writer puts in quotes
+    return f"'{text}" if value.startswith(_FORMULA) else text
 
 
 def escape(text: str) -> str:

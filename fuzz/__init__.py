@@ -1,0 +1,1 @@
+"""Harnesses for fuzzing what linchain reads: configurations, data, adapters. README.md says how to run them."""
