@@ -107,7 +107,7 @@ def write_summary(comparison: Comparison) -> None:
     content = asdict(comparison.analysis)
     del content["measured"]
     for timed in content["costs"]:
-        for name in ("seconds_per_step", "memory_bytes", "train_seconds"):
+        for name in ("seconds_per_step", "memory_bytes", "train_seconds", "runs"):
             timed.pop(name, None)
     write_json(comparison.summary, _finite(content))
 
