@@ -12,12 +12,17 @@ class LinchainError(ValueError):
     """Something that was asked for cannot be done as asked.
 
     The message names the key, the value, what is accepted and, where there is one, the nearest match. The command line
-    prints it without a traceback and exits with status 2.
+    prints it without a traceback and exits with status 2. `in_all_processes` says that the other processes of a run, if it
+    has any, raise the same: the main one tells.
     """
+
+    in_all_processes = False
 
 
 class DivergedError(LinchainError):
     """A training whose loss is no longer a number. Started again as it was it would diverge again."""
+
+    in_all_processes = True  # the loss that is watched is the mean over all of them
 
 
 class RunInterrupted(Exception):

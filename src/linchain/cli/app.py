@@ -16,6 +16,7 @@ from linchain.cli.methods import methods
 from linchain.cli.report import report
 from linchain.cli.train import train
 from linchain.errors import LinchainError, printable
+from linchain.processes import is_main
 
 app = typer.Typer(
     name="linchain",
@@ -40,7 +41,8 @@ def main() -> None:
         app()
     except LinchainError as error:
         # markup off: a path or a key in the message may hold square brackets
-        Console(stderr=True).print(
+        quiet = error.in_all_processes and not is_main()
+        Console(stderr=True, quiet=quiet).print(
             printable(f"error: {error}"), style="red", markup=False, highlight=False, soft_wrap=True
         )
         sys.exit(2)

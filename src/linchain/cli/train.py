@@ -33,33 +33,36 @@ def train(
     from rich.console import Console
 
     from linchain.errors import RunInterrupted
+    from linchain.processes import agreed, is_main, joined
     from linchain.quiet import quiet_libraries
     from linchain.training.load_config import load_config
     from linchain.training.run import Start, check_folder, load_and_report, run_prepared
 
     quiet_libraries()
-    console = Console()
-    settings = load_config(config, overrides or ())
+    console = Console(quiet=not is_main())
     start = Start(resume=resume, overwrite=overwrite)
-    folder = None if preview else check_folder(settings, start)
+    with joined():
+        with agreed():
+            settings = load_config(config, overrides or ())
+            folder = None if preview else check_folder(settings, start)
 
-    from linchain.training.prepare import prepare_data
+            from linchain.training.prepare import prepare_data
 
-    data = prepare_data(settings)
-    if folder is None:
-        from linchain.training.display import preview as preview_of
+            data = prepare_data(settings)
+            if folder is None:
+                from linchain.training.display import preview as preview_of
 
-        console.print(preview_of(data))
-        return
-    model = load_and_report(settings, data, console)
-    if dry_run:
-        return
-    try:
-        run_prepared(settings, start, folder, data, model, console)
-    except (RunInterrupted, KeyboardInterrupt) as interruption:
-        what = shlex.join(["linchain", "train", str(config), *(overrides or ()), "--resume"])
-        reason = str(interruption) or f"stopped ({folder.progress()})"
-        console.print(f"{reason}; continue with: {what}", markup=False, highlight=False, soft_wrap=True)
-        # what shells say of a signal's end: 130 after Ctrl-C, 143 after a scheduler's SIGTERM
-        number = interruption.signal if isinstance(interruption, RunInterrupted) else signal.SIGINT
-        raise typer.Exit(128 + number) from None
+                console.print(preview_of(data))
+                return
+            model = load_and_report(settings, data, console)
+        if dry_run:
+            return
+        try:
+            run_prepared(settings, start, folder, data, model, console)
+        except (RunInterrupted, KeyboardInterrupt) as interruption:
+            what = shlex.join(["linchain", "train", str(config), *(overrides or ()), "--resume"])
+            reason = str(interruption) or f"stopped ({folder.progress()})"
+            console.print(f"{reason}; continue with: {what}", markup=False, highlight=False, soft_wrap=True)
+            # what shells say of a signal's end: 130 after Ctrl-C, 143 after a scheduler's SIGTERM
+            number = interruption.signal if isinstance(interruption, RunInterrupted) else signal.SIGINT
+            raise typer.Exit(128 + number) from None

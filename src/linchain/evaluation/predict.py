@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from linchain import processes
 from linchain.evaluation.data import EvaluationData, Part
 from linchain.evaluation.loglikelihood import Question
 from linchain.tasks import answers
@@ -33,6 +34,7 @@ def predict(
 ) -> list[Row]:
     """One row a record, in the order of `data.records`; `linchain.evaluation.scores.score` takes scores from them.
 
+    Processes that are joined share the batches and get all rows, the same as one process would find; each must call it.
     Batches hold examples of like length; `progress` is called with the number of records of each finished batch. An answer
     is at most `max_new_tokens` long, by default as long as its task says.
     """
@@ -61,9 +63,9 @@ def _predict_part(
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])  # longest first: memory runs out at once
     if part.questions:  # each takes a row of the batch for every choice
         batch_size = max(1, batch_size // max(len(question.choices) for question in part.questions))
-    rows: list[Row] = [{} for _ in order]
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    rows: dict[int, Row] = {}
+    for chosen, turn in processes.turns(batches):
         if part.prompts:
             found = _answer(model, tokenizer, part, chosen, max_new_tokens or part.max_new_tokens, num_beams)
         elif part.questions:
@@ -74,11 +76,12 @@ def _predict_part(
                 found = _classify(model, tokenizer, part.labels, examples)
             else:
                 found = _token_losses(model, tokenizer, examples)
-        for index, row in zip(chosen, found, strict=True):
-            rows[index] = row
+        rows.update(zip(chosen, found, strict=True))
         if progress:
-            progress(len(chosen))
-    return rows
+            progress(sum(map(len, turn)))
+    for others in processes.exchange(rows):
+        rows |= others
+    return [rows[index] for index in range(len(order))]
 
 
 def _lengths(part: Part) -> list[int]:
@@ -222,7 +225,12 @@ def generate(
     )
     device = _device(model)
     with _own_generation_settings_off(model):
-        written = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
+        written = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            synced_gpus=processes.count() > 1,  # with sharded weights, one that is done goes on for the others
+        )
     return tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
 
 

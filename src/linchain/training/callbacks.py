@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from linchain.files import read_jsonl, write_jsonl
+from linchain.processes import count, exchange, is_main
 
 LOGGED = ("loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
 
@@ -27,6 +29,8 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if not is_main():
+            return
         # What was written after the checkpoint that a resumed run starts from will be written again.
         kept = [row for row in read_jsonl(self.path) if row["step"] <= state.global_step] if self.path.exists() else []
         write_jsonl(self.path, kept)
@@ -45,10 +49,22 @@ class MetricsFile(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         row = {name: value for name, value in (logs or {}).items() if name in LOGGED}
-        if not ({"loss", "eval_loss"} & row.keys()):
+        if not ({"loss", "eval_loss"} & row.keys()) or not is_main():
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **row}) + "\n")
+
+
+class AtBeginning(TrainerCallback):
+    """Calls `action` with the model when the training begins: wrapped or sharded, and on its device."""
+
+    def __init__(self, action: Callable[[Any], Any]) -> None:
+        self.action = action
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.action(kwargs["model"])
 
 
 class ProgressBar(TrainerCallback):
@@ -126,11 +142,13 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped:
+        # a launcher passes on what its processes have had already, and kills what does not end
+        if self.stopped and count() == 1:
             raise KeyboardInterrupt
         self.stopped = signal.Signals(number)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.stopped = next((stopped for stopped in exchange(self.stopped) if stopped), None)
         if self.stopped:
             control.should_save = True
             control.should_training_stop = True

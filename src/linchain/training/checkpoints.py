@@ -31,6 +31,11 @@ class Checkpoints:
 
     folder: Path
 
+    @property
+    def scratch(self) -> Path:
+        """Where the trainer saves while a checkpoint is written."""
+        return self.folder / SCRATCH
+
     def at(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
         return self.folder / f"checkpoint-{step}"
@@ -60,7 +65,7 @@ class Checkpoints:
         Raises LinchainError, and leaves the other checkpoints as they were, where the disk does not take it.
         """
         whole = self.at(step)
-        scratch = self.folder / SCRATCH
+        scratch = self.scratch
         try:
             self.tidy()
             yield scratch

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from linchain import methods
+from linchain import methods, processes
 from linchain.diagnostics.memory import MemoryEstimate, estimate_training_memory
 from linchain.diagnostics.parameters import parameter_counts
 from linchain.errors import printable
@@ -47,9 +47,9 @@ def preview(data: PreparedData) -> RenderableType:
     return Group(Text(head, style="bold"), listing, table)
 
 
-def steps_of(training: TrainingConfig, examples: int) -> int:
-    """Number of optimizer steps, counted as transformers.Trainer counts them."""
-    batches = math.ceil(examples / training.batch_size)
+def steps_of(training: TrainingConfig, examples: int, count: int = 1) -> int:
+    """Number of optimizer steps of `count` processes, counted as transformers.Trainer counts them."""
+    batches = math.ceil(math.ceil(examples / training.batch_size) / count)
     per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
     return training.max_steps or math.ceil(training.epochs * per_epoch)
 
@@ -58,8 +58,10 @@ def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
     """What will be trained, on what, for how long and in how much memory."""
     training = config.training
     trainable, total = parameter_counts(model)
-    batch = training.batch_size * training.gradient_accumulation_steps
-    steps = steps_of(training, len(data.train))
+    count = processes.count()
+    batch = count * training.batch_size * training.gradient_accumulation_steps
+    shared = f" on {count} processes" if count > 1 else ""
+    steps = steps_of(training, len(data.train), count)
     longest = max(len(example.input_ids) for example in data.train)
     memory = estimate_training_memory(
         model,
@@ -73,7 +75,7 @@ def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
         "": _adapter_line(model),
         "data": _data_line(data),
         **({"overlap": _overlap_lines(data)} if data.overlaps else {}),
-        "steps": f"{steps:,} of {batch} examples, learning rate {training.learning_rate:g}",
+        "steps": f"{steps:,} of {batch} examples{shared}, learning rate {training.learning_rate:g}",
         "memory": _memory_line(memory, training.precision),
         "output": config.output,
     }

@@ -10,11 +10,13 @@ from typing import Any
 import peft
 from rich.console import Console
 
+from linchain import processes
 from linchain.errors import DivergedError, LinchainError, RunInterrupted
 from linchain.training.callbacks import ProgressBar, StopOnSignal
 from linchain.training.checkpoints import checkpoint_step, damage, trainer_state
 from linchain.training.config import RunConfig
 from linchain.training.display import steps_of
+from linchain.training.distributed import is_sharded, load_adapter_into_shards
 from linchain.training.out_of_memory import is_out_of_memory, while_training
 from linchain.training.prepare import PreparedData
 from linchain.training.run_folder import RunFolder
@@ -30,7 +32,7 @@ def fit(config: RunConfig, folder: RunFolder, data: PreparedData, trainer: RunTr
     bar, stop = ProgressBar(console), StopOnSignal()
     trainer.add_callback(bar)
     trainer.add_callback(stop)
-    total = steps_of(config.training, len(data.train))
+    total = steps_of(config.training, len(data.train), processes.count())
     checkpoint = _where_to_continue(folder, console)
     done = checkpoint_step(checkpoint) if checkpoint else 0
     if checkpoint and done >= total:
@@ -55,7 +57,7 @@ def fit(config: RunConfig, folder: RunFolder, data: PreparedData, trainer: RunTr
 
 def _where_to_continue(folder: RunFolder, console: Console) -> Path | None:
     """The newest whole checkpoint, after saying what is wrong with newer ones."""
-    checkpoint, damaged = folder.checkpoints.search()
+    checkpoint, damaged = processes.exchange(folder.checkpoints.search() if processes.is_main() else (None, {}))[0]
     for path, wrong in damaged.items():
         console.print(f"{path} is damaged ({wrong}) and passed over", style="yellow", markup=False, soft_wrap=True)
     if checkpoint or damaged:
@@ -87,7 +89,9 @@ def _load_weights(checkpoint: Path, model: Any) -> None:
 
     if wrong := damage(checkpoint):
         raise LinchainError(f"checkpoint {checkpoint} is damaged ({wrong}); --overwrite starts the run again")
-    if isinstance(model, peft.PeftModel):
+    if is_sharded(model):
+        load_adapter_into_shards(model, checkpoint)
+    elif isinstance(model, peft.PeftModel):
         peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(checkpoint), device="cpu"))
     else:
         trained = type(model).from_pretrained(str(checkpoint), dtype=model.dtype, use_safetensors=True)

@@ -7,6 +7,7 @@ from typing import Any
 import psutil
 import torch
 
+from linchain import processes
 from linchain.diagnostics.memory import estimate_training_memory
 from linchain.errors import LinchainError
 from linchain.tasks.encoding import Example
@@ -23,6 +24,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 def while_training(config: RunConfig, model: Any, examples: list[Example], step: int) -> LinchainError:
     """The error of a training step that did not fit. It names the same step in fewer examples at a time, if there is one."""
     training = config.training
+    if processes.count() > 1:  # what the engine divides is not in the estimate
+        return LinchainError(
+            f"out of memory in step {step} on process {processes.rank()}: training.batch_size {training.batch_size} in each of "
+            f"{processes.count()} processes; halve it and double training.gradient_accumulation_steps, or set "
+            "training.gradient_checkpointing=true"
+        )
     longest = max(len(example.input_ids) for example in examples)
     there = _memory_there()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ from linchain.evaluation.predict import EvaluationData
 from linchain.evaluation.quantization import QUANTIZATION_FILE
 from linchain.evaluation.scores import Score, score
 from linchain.files import put_in_place, read_json, read_jsonl, refused_by_disk, write_json, write_jsonl, write_text
+from linchain.processes import agreed, exchange, is_main, joined
 from linchain.training.config import RunConfig
 from linchain.training.evaluate import predicted
 from linchain.training.load_config import differences, dump_config, load_config
 from linchain.training.out_of_memory import is_out_of_memory, while_evaluating
 from linchain.training.prepare import PreparedData, prepare_data
 from linchain.training.run_folder import RunFolder
+
+LAYOUT = "layout"  # in environment.json: how the run is divided among processes
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,27 @@ def train(config: RunConfig, start: Start = Start(), console: Console | None = N
     RunInterrupted after Ctrl-C.
     """
     console = console or Console(quiet=True)
-    folder = check_folder(config, start)
-    data = prepare_data(config)
-    return run_prepared(config, start, folder, data, load_and_report(config, data, console), console)
+    with joined():
+        with agreed():
+            folder = check_folder(config, start)
+            data = prepare_data(config)
+            model = load_and_report(config, data, console)
+        return run_prepared(config, start, folder, data, model, console)
 
 
 def check_folder(config: RunConfig, start: Start) -> RunFolder:
     """The run's folder; LinchainError where `start` may not use it, or a resumed run was configured otherwise."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise LinchainError("linchain train runs in one process; start it without torchrun or accelerate launch")
+    from linchain.training.distributed import ALONE, check_engine, layout, layout_changes
+
+    check_engine(config)
     folder = RunFolder(config.output)
+    if not is_main():
+        return folder
     folder.check(start.resume, start.overwrite)
     if start.resume:
         before = load_config(folder.config)
-        changed = differences(before, _with_memory_of(before, config))
+        then = read_json(folder.environment).get(LAYOUT, ALONE) if folder.environment.is_file() else layout(config)
+        changed = differences(before, _with_memory_of(before, then, config)) + layout_changes(then, before, config)
         if changed:
             raise LinchainError(
                 f"--resume: the configuration differs from that of the run in {folder.path}: {'; '.join(changed)}"
@@ -67,12 +77,14 @@ def check_folder(config: RunConfig, start: Start) -> RunFolder:
     return folder
 
 
-def _with_memory_of(before: RunConfig, config: RunConfig) -> RunConfig:
+def _with_memory_of(before: RunConfig, then: dict[str, Any], config: RunConfig) -> RunConfig:
     """`config` with what decides `before`'s use of memory: a run that ran out of it may continue with the same steps taken
-    in smaller batches."""
+    in smaller batches, or (`then` is its layout) on another number of processes."""
+    from linchain.training.distributed import layout, step_size
+
     was, training = before.training, config.training
     kept: dict[str, Any] = {"gradient_checkpointing": was.gradient_checkpointing}
-    if training.batch_size * training.gradient_accumulation_steps == was.batch_size * was.gradient_accumulation_steps:
+    if step_size(config, layout(config)) == step_size(before, then):
         kept |= {
             "batch_size": was.batch_size,
             "gradient_accumulation_steps": was.gradient_accumulation_steps,
@@ -97,34 +109,44 @@ def run_prepared(
 ) -> dict[str, Any]:
     """The part of `train` that writes: from the empty or interrupted folder to result.json."""
     from linchain.convert.moved_base import start_of
+    from linchain.diagnostics.parameters import parameter_counts
     from linchain.training.display import paths, score_table
     from linchain.training.fit import fit
     from linchain.training.trainer import trainer_arguments
 
     arguments = trainer_arguments(config, folder, data.validation is not None)
-    with folder.in_use(), _told_of_the_disk(folder):
-        folder.check(start.resume, start.overwrite)
-        if start.overwrite:
-            folder.clear()
-        start_tensors = start_of(model)
-        _write_beginnings(config, folder, data, start_tensors)
+    counts = parameter_counts(model)
+    with ExitStack() as held, _told_of_the_disk(folder):
+        with agreed(), _told_of_the_disk(folder):
+            start_tensors = start_of(model)
+            if is_main():
+                held.enter_context(folder.in_use())
+                folder.check(start.resume, start.overwrite)
+                if start.overwrite:
+                    folder.clear()
+                _write_beginnings(config, folder, data, start_tensors)
         began = time.perf_counter()
-        trainer = _trainer(arguments, config, folder, data, model)
+
+        def evaluate(stage: str, test: EvaluationData, model: Any) -> list[Score]:
+            return _evaluate(config, folder, test, stage, data.tokenizer, model, console)
+
+        trainer = _trainer(arguments, config, folder, data, model, evaluate)
+        resumed_from = fit(config, folder, data, trainer, console)
         scores: dict[str, list[Score]] = {}
         if data.test and config.evaluation.baseline:
-            scores["before"] = _evaluate(config, folder, data.test, "before", trainer, console)
-        resumed_from = fit(config, folder, data, trainer, console)
-        _save_trained(config, folder, data, trainer.model, start_tensors)
+            scores["before"] = evaluate("before", data.test, trainer.model)
+        _save_trained(config, folder, data, trainer, start_tensors)
         if data.scored_validation:
-            scores["validation"] = _evaluate(config, folder, data.scored_validation, "validation", trainer, console)
+            scores["validation"] = evaluate("validation", data.scored_validation, trainer.model)
         if data.test:
-            scores["after"] = _evaluate(config, folder, data.test, "after", trainer, console)
-        _plot(folder)
-        result = _result(config, data, trainer, scores) | {
+            scores["after"] = evaluate("after", data.test, trainer.model)
+        result = _result(config, data, counts, trainer, scores) | {
             "seconds": round(time.perf_counter() - began, 1),
             "resumed_from_step": resumed_from,
         }
-        write_json(folder.result, result)
+        if is_main():
+            _plot(folder)
+            write_json(folder.result, result)
     if validation := scores.get("validation"):
         console.print(score_table("validation data", {"after": validation}))
     if test := {stage: found for stage, found in scores.items() if stage != "validation"}:
@@ -138,6 +160,7 @@ def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData, 
 
     So is a `start` that was taken out of the base weights: computed anew, it must be the one that the run began with.
     """
+    from linchain.training.distributed import layout
     from linchain.training.environment import describe_environment, hash_tensors
 
     now = describe_environment(model_path(config.model.name), data.records)
@@ -150,14 +173,20 @@ def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData, 
         if then.get(part) != now.get(part):
             raise LinchainError(f"--resume: the {part} changed since the run in {folder.path} began")
     write_text(folder.config, dump_config(config))
-    write_json(folder.environment, then)
+    write_json(folder.environment, then | {LAYOUT: layout(config)})
 
 
-def _trainer(arguments: Any, config: RunConfig, folder: RunFolder, data: PreparedData, model: Any) -> Any:
-    from linchain.training.callbacks import MetricsFile
+def _trainer(
+    arguments: Any, config: RunConfig, folder: RunFolder, data: PreparedData, model: Any, evaluate: Callable[..., Any]
+) -> Any:
+    from linchain.training.callbacks import AtBeginning, MetricsFile
     from linchain.training.trainer import RunTrainer
 
-    trainer = RunTrainer(arguments, config.method, data, model, [MetricsFile(folder.metrics)])
+    callbacks: list[Any] = [MetricsFile(folder.metrics)]
+    if data.test and config.evaluation.baseline:
+        # first of all; not earlier, because some engines bring the weights to their devices when the training begins
+        callbacks.insert(0, AtBeginning(partial(evaluate, "before", data.test)))
+    trainer = RunTrainer(arguments, config.method, data, model, callbacks)
     if every := config.training.diagnostics_steps:
         from linchain.training.diagnose import Diagnostics
 
@@ -166,19 +195,23 @@ def _trainer(arguments: Any, config: RunConfig, folder: RunFolder, data: Prepare
 
 
 def _save_trained(
-    config: RunConfig, folder: RunFolder, data: PreparedData, model: Any, start: dict[str, Any] | None
+    config: RunConfig, folder: RunFolder, data: PreparedData, trainer: Any, start: dict[str, Any] | None
 ) -> None:
     """Writes the adapter, or the model where it is trained in full, so that the folder is there whole or not at all."""
     import peft
 
+    state = trainer.whole_state()
+    if not is_main():
+        return
+    model = trainer.model
     adapted = isinstance(model, peft.PeftModel)
     whole = folder.adapter if adapted else folder.model
     part = whole.with_name(f"{whole.name}.part")
     for old in (part, whole):
         shutil.rmtree(old, ignore_errors=True)
-    model.save_pretrained(str(part))
+    model.save_pretrained(str(part), state_dict=state)
     if start is not None:
-        _save_for_whole_base(model, start, part)
+        _save_for_whole_base(part, start)
     data.tokenizer.save_pretrained(str(part))
     if adapted and data.labels is not None:  # a model has them in its config.json
         write_json(part / LABELS_FILE, data.labels.names)
@@ -198,31 +231,33 @@ def _told_of_the_disk(folder: RunFolder) -> Iterator[None]:
         raise LinchainError(f"run folder {folder.path}: {error}; when that is mended, --resume continues") from error
 
 
-def _save_for_whole_base(model: Any, start: dict[str, Any], part: Path) -> None:
-    """Puts in the place of an adapter that took `start` out of the base weights the one that fits them as they were."""
-    from linchain.convert.adapter import adapter_of, write_adapter
+def _save_for_whole_base(part: Path, start: dict[str, Any]) -> None:
+    """Puts in the place of the adapter in `part`, which took `start` out of the base weights, the one that fits them as
+    they were."""
+    from linchain.convert.adapter import read_adapter, write_adapter
     from linchain.convert.moved_base import for_whole_base
 
-    config, tensors = for_whole_base(*adapter_of(model, model.active_adapter), start)
-    config.inference_mode = True
+    adapter = read_adapter(part)
+    config, tensors = for_whole_base(adapter.peft_config(), adapter.tensors, start)
     write_adapter(config, tensors, part)
 
 
 def _evaluate(
-    config: RunConfig, folder: RunFolder, test: EvaluationData, stage: str, trainer: Any, console: Console
+    config: RunConfig, folder: RunFolder, test: EvaluationData, stage: str, tokenizer: Any, model: Any, console: Console
 ) -> list[Score]:
     """Scores of a split at a stage, from the predictions on disk where an interrupted run has already made them."""
     file = folder.predictions / f"{stage}.jsonl"
-    if file.is_file():
+    if exchange(file.is_file())[0]:
         return score(test.metric, read_jsonl(file))
     title = "evaluating on validation data" if stage == "validation" else f"evaluating {stage} training"
     try:
-        rows = predicted(config, trainer.model, trainer.processing_class, test, title, console)
+        rows = predicted(config, model, tokenizer, test, title, console)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise while_evaluating(config.evaluation.batch_size) from error
-    write_jsonl(file, rows)
+    if is_main():
+        write_jsonl(file, rows)
     return score(test.metric, rows)
 
 
@@ -233,10 +268,10 @@ def _plot(folder: RunFolder) -> None:
         plot_losses(read_jsonl(folder.metrics), folder.plot)
 
 
-def _result(config: RunConfig, data: PreparedData, trainer: Any, scores: dict[str, list[Score]]) -> dict[str, Any]:
-    from linchain.diagnostics.parameters import parameter_counts
-
-    trainable, total = parameter_counts(trainer.model)
+def _result(
+    config: RunConfig, data: PreparedData, counts: tuple[int, int], trainer: Any, scores: dict[str, list[Score]]
+) -> dict[str, Any]:
+    trainable, total = counts
     return {
         "model": config.model.name,
         "method": config.method.model_dump(mode="json"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 import transformers
 from torch import nn
 
-from linchain import methods
+from linchain import methods, processes
 from linchain.errors import DivergedError, LinchainError
 from linchain.evaluation.predict import EvaluationData, predict
 from linchain.evaluation.scores import mean_loss
@@ -21,6 +22,7 @@ from linchain.tasks.encoding import Example, collate, pad_token_id
 from linchain.training.checkpoints import TRAINER_STATE, Checkpoints
 from linchain.training.config import MethodConfig, RunConfig
 from linchain.training.cost import StepCost
+from linchain.training.distributed import EngineTrainer, uses_deepspeed
 from linchain.training.losses import StepLosses
 from linchain.training.prepare import PreparedData
 from linchain.training.run_folder import RunFolder
@@ -78,12 +80,12 @@ def _translated(config: RunConfig, folder: RunFolder, has_validation: bool) -> d
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=not torch.accelerator.is_available() and not uses_deepspeed(),  # it finds its device by itself
         **renamed,
     )
 
 
-class RunTrainer(transformers.Trainer):
+class RunTrainer(EngineTrainer):
     """The validation loss is the token-weighted one of `linchain.evaluation`, the same as in `linchain evaluate`.
 
     The optimizer is the method's, where it has one of its own. Checkpoints are written by `linchain.training.checkpoints`;
@@ -116,6 +118,8 @@ class RunTrainer(transformers.Trainer):
         self.remove_callback(transformers.PrinterCallback)
         self.validation: EvaluationData | None = data.validation
         self.method = method
+        if processes.rank():  # transformers gives all processes one seed, and so the same dropout
+            transformers.set_seed(arguments.seed + processes.rank())
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -161,15 +165,21 @@ class RunTrainer(transformers.Trainer):
         self.losses.fetch()
         self._refuse_broken_weights()
         step = self.state.global_step
-        with self.checkpoints.writing(step) as self.saving:
+        main = processes.is_main()
+        with self.checkpoints.writing(step) if main else nullcontext(self.checkpoints.scratch) as self.saving:
+            processes.exchange(None)  # the folder is ready
             super()._save_checkpoint(model, trial)
-            checkpoint = self.saving / self.checkpoints.at(step).name
-            self.losses.write(checkpoint)
+            processes.exchange(None)  # all have written their parts
             # transformers takes the folder that is being written for the best one's: best_global_step tells which it is
             self.state.best_model_checkpoint = None
-            self.state.save_to_json(str(checkpoint / TRAINER_STATE))
+            if main:
+                checkpoint = self.saving / self.checkpoints.at(step).name
+                self.losses.write(checkpoint)
+                self.state.save_to_json(str(checkpoint / TRAINER_STATE))
         self.saving = None
-        self.checkpoints.prune(self.state.best_global_step)
+        if main:
+            self.checkpoints.prune(self.state.best_global_step)
+        processes.exchange(None)  # the checkpoint is in its place
 
     def _refuse_broken_weights(self) -> None:
         model: Any = self.model

@@ -1,0 +1,322 @@
+"""Runs on two processes over gloo: as one process makes them, resumed on another number, and failing as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from safetensors.torch import load_file
+
+from linchain.errors import LinchainError, RunInterrupted
+from linchain.training.distributed import check_engine, is_sharded
+from linchain.training.load_config import build_config
+from linchain.training.run import Start, train
+from linchain.training.run_folder import RunFolder
+from linchain.training.trainer import RunTrainer
+from tests.training.short_runs import Killed, numbers
+
+pytestmark = pytest.mark.timeout(900)  # the first test makes all runs of the two processes
+RECIPES = Path(__file__).parents[2] / "recipes" / "accelerate"
+METHODS: dict[str, dict[str, Any]] = {
+    "linchain": {"name": "linchain", "r": 4},
+    "bone-col": {"name": "bone-col", "r": 16},
+}
+ENGINES = ("ddp", "fsdp2")
+BFLOAT16: dict[str, Any] = {"model": {"name": "starter", "dtype": "bfloat16"}, "training": {"precision": "bfloat16"}}
+
+
+def environment(recipe: str) -> dict[str, str]:
+    """What `accelerate launch --config_file recipes/accelerate/<recipe>.yaml` gives its processes."""
+    arguments = launch_command_parser().parse_args(["--config_file", str(RECIPES / f"{recipe}.yaml"), "script.py"])
+    with patch("torch.cuda.device_count", return_value=8):
+        arguments, *_ = _validate_launch_command(arguments)
+    arguments.deepspeed_fields_from_accelerate_config = ""  # the launcher puts this in between
+    made = prepare_deepspeed_cmd_env(arguments)[1] if arguments.use_deepspeed else prepare_multi_gpu_env(arguments)
+    return {name: made[name] for name in made if name.startswith(("FSDP_", "ACCELERATE_USE_", "ACCELERATE_DEEPSPEED_"))}
+
+
+def whole(folder: str, name: str, processes: int, method: str) -> Any:
+    """A run with evaluations; LinChain's are by generation."""
+    generated = {"metric": "exact_match", "max_new_tokens": 4} if method == "linchain" else {}
+    return configure(
+        folder, name, processes, method=METHODS[method], data={"test": f"{folder}/test.jsonl"}, evaluation=generated
+    )
+
+
+def configure(folder: str, name: str, processes: int, **sections: Any) -> Any:
+    """A run of 4 steps of 4 examples in the folder `name`."""
+    values: dict[str, Any] = {
+        "model": {"name": "starter"},
+        "method": METHODS["linchain"],
+        "data": {"train": f"{folder}/train.jsonl"},
+        "training": {
+            "max_steps": 4,
+            "batch_size": 2,
+            "gradient_accumulation_steps": 2 // processes,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "save_steps": 2,
+        },
+        "evaluation": {"metric": "loss", "batch_size": 2},
+        "output": f"{folder}/{name}",
+    }
+    for section, changes in sections.items():
+        values[section] = {**values[section], **changes}
+    return build_config(values)
+
+
+@contextmanager
+def in_step(step: int, action: Callable[[RunTrainer], object]) -> Iterator[None]:
+    """Calls `action` with the trainer in the training step that would make optimizer step `step`."""
+    original = RunTrainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        if self.state.global_step + 1 == step:
+            action(self)
+        return original(self, *args, **kwargs)
+
+    with patch.object(RunTrainer, "training_step", training_step):
+        yield
+
+
+def interrupted(config: Any) -> bool:
+    """A run that is killed after the checkpoint of its second step; whether its weights were divided."""
+    divided = []
+
+    def die(trainer: RunTrainer) -> None:
+        divided.append(is_sharded(trainer.model))
+        raise Killed
+
+    with in_step(3, die), suppress(Killed):
+        train(config)
+    return divided[0]
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    """Status and output of `linchain` in this process."""
+    from linchain.cli.app import main
+
+    out = StringIO()
+    with patch("sys.argv", ["linchain", *arguments]), redirect_stdout(out), redirect_stderr(out):
+        try:
+            main()
+        except SystemExit as exit:
+            return int(exit.code or 0), out.getvalue()
+    raise AssertionError("the command line always exits")
+
+
+def work(rank: int, folder: str, port: int) -> None:
+    """One of the two processes: all runs, one after another, and what was found written into the folder."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these are tests of a CPU
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    found: dict[str, Any] = {}
+    for engine in ENGINES:
+        with patch.dict(os.environ, environment(engine)):
+            for method in METHODS:
+                train(whole(folder, f"{method}-{engine}", 2, method))
+            train(configure(folder, f"from-one-to-{engine}", 2), Start(resume=True))
+            found[engine] = interrupted(configure(folder, f"from-{engine}-to-one", 2))
+    with patch.dict(os.environ, environment("fsdp2")):
+        train(configure(folder, "bfloat16-fsdp2", 2, **BFLOAT16))
+    with patch.dict(os.environ, {**environment("fsdp2"), "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}):
+        interrupted(configure(folder, "sharded", 2))
+        train(configure(folder, "sharded", 2), Start(resume=True))
+    stopped = configure(folder, "stopped", 2)
+
+    def signal_one(trainer: RunTrainer) -> None:
+        found["seed"] = torch.initial_seed()
+        if rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with in_step(2, signal_one):
+        try:
+            train(stopped)
+        except RunInterrupted as interruption:
+            found["stopped"] = str(interruption)
+    found["mistake"] = command("train", f"{folder}/config.yaml", "method.rnak=3")
+    found["taken"] = command("train", f"{folder}/config.yaml")
+    Path(folder, f"found-{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the runs of one process and of two lie."""
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("no gloo")
+    folder = str(tmp_path_factory.mktemp("distributed"))
+    for name, records in (("train", numbers(22)), ("test", numbers(7, 30))):
+        Path(folder, f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    Path(folder, "config.yaml").write_text(json.dumps(configure(folder, "linchain-ddp", 2).model_dump(mode="json")))
+    for engine in ENGINES:
+        interrupted(configure(folder, f"from-one-to-{engine}", 1))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.get_context("forkserver").set_forkserver_preload([__name__])  # one import for both
+    mp.start_processes(work, (folder, port), nprocs=2, start_method="forkserver")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder: str) -> dict[str, dict[str, Any]]:
+    """What one process makes of the same steps, by method."""
+    made = {}
+    for method in METHODS:
+        train(whole(folder, method, 1, method))
+        made[method] = outcome(folder, method) | predicted(folder, method)
+    return made
+
+
+def outcome(folder: str, name: str) -> dict[str, Any]:
+    run = RunFolder(f"{folder}/{name}")
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return {
+        "adapter": load_file(run.adapter / "adapter_model.safetensors"),
+        "steps": [row["step"] for row in rows],
+        "losses": torch.tensor([row["loss"] for row in rows]),
+    }
+
+
+def predicted(folder: str, name: str) -> dict[str, Any]:
+    stages = {stage: Path(folder, name, "predictions", f"{stage}.jsonl") for stage in ("before", "after")}
+    rows = {stage: [json.loads(line) for line in file.read_text().splitlines()] for stage, file in stages.items()}
+    return {
+        stage: {"ids": [row["id"] for row in found], "values": torch.tensor([_value(row) for row in found])}
+        for stage, found in rows.items()
+    }
+
+
+def _value(row: dict[str, Any]) -> float:
+    return row["loss"] if "loss" in row else float(sum(row["generated"].encode()))
+
+
+def check_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """To rounding: sums over processes are added up in another order."""
+    assert found.keys() == expected.keys()
+    for part, value in found.items():
+        if isinstance(value, dict):
+            check_equal(value, expected[part])
+        elif isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, expected[part], rtol=1e-4, atol=2e-5)
+        else:
+            assert value == expected[part]
+
+
+def check_trained(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    check_equal(found, {part: expected[part] for part in found})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_train_what_one_does(folder, alone, method, engine):
+    found = outcome(folder, f"{method}-{engine}")
+    check_equal(found | predicted(folder, f"{method}-{engine}"), alone[method])
+    assert any(
+        value.abs().max() > 1e-3 for name, value in found["adapter"].items() if "lora_B" in name or "bone" in name
+    )
+
+
+def test_one_adapter_and_one_line_a_step_are_written(folder, alone):
+    for engine in ENGINES:
+        names = [
+            {path.name for path in Path(folder, run, "adapter").iterdir()} for run in (f"linchain-{engine}", "linchain")
+        ]
+        assert names[0] == names[1]
+        lines = Path(folder, f"linchain-{engine}", "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_continues_on_another_number_of_processes(folder, alone, engine):
+    with pytest.raises(LinchainError, match="a step: 4 examples, on 2 processes, is now 2, on 1"):
+        train(configure(folder, f"from-{engine}-to-one", 2), Start(resume=True))
+    train(configure(folder, f"from-{engine}-to-one", 1), Start(resume=True))
+    for name in (f"from-{engine}-to-one", f"from-one-to-{engine}"):
+        check_trained(outcome(folder, name), alone["linchain"])
+
+
+def test_sharded_checkpoints_continue(folder, alone):
+    check_trained(outcome(folder, "sharded"), alone["linchain"])
+    assert (RunFolder(f"{folder}/sharded").path / "checkpoints/checkpoint-4/optimizer_0").is_dir()
+
+
+def test_float32_adapters_over_a_bfloat16_base(folder):
+    train(configure(folder, "bfloat16", 1, **BFLOAT16))
+    found, expected = outcome(folder, "bfloat16-fsdp2"), outcome(folder, "bfloat16")
+    torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-3, atol=1e-3)
+    for name, value in expected["adapter"].items():
+        assert value.dtype == found["adapter"][name].dtype == torch.float32
+        assert (found["adapter"][name] - value).norm() < 0.02 * value.norm()
+
+
+def test_what_one_process_is_told_all_do(folder):
+    first, second = (json.loads(Path(folder, f"found-{rank}.json").read_text()) for rank in range(2))
+    assert first["stopped"] == second["stopped"] == "stopped at step 2 of 4"
+    assert second["seed"] == first["seed"] + 1
+    assert (first["ddp"], first["fsdp2"]) == (False, True)
+    for key, part in (("mistake", "rnak"), ("taken", "holds a finished run")):
+        (status, told), (other_status, other_told) = first[key], second[key]
+        assert (status, other_status) == (2, 2)
+        assert part in told
+        assert not other_told
+
+
+@pytest.mark.parametrize("recipe", [path.stem for path in sorted(RECIPES.glob("*.yaml"))])
+def test_recipes_start_the_engine_of_their_name(recipe, monkeypatch):
+    expected = {
+        "ddp": {},
+        "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"},
+        "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+        "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+    }[recipe]
+    made = environment(recipe)
+    assert made.items() >= expected.items()
+    assert bool(made) == bool(expected)
+    for name, value in made.items():
+        monkeypatch.setenv(name, value)
+    check_engine(build_config({"model": "starter", "data": {"train": "a.jsonl"}, "output": "out"}))
+
+
+@pytest.mark.parametrize(
+    ("variables", "overrides", "part"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, {}, "fsdp_version: 2"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"},
+            {},
+            "fsdp_cpu_ram_efficient_loading: true",
+        ),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, {"keep_best": True}, "training.keep_best: true"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(variables, overrides, part, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    values = {"model": "starter", "data": {"train": "a.jsonl", "validation_size": 2}, "output": "out"}
+    with pytest.raises(LinchainError, match=part):
+        check_engine(build_config({**values, "training": overrides}))
+
+
+def test_a_comparison_is_started_once(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, told = command("compare", "plan.yaml")
+    assert status == 2
+    assert "without torchrun" in told
