@@ -6,13 +6,13 @@ dequantised, a layer at a time, where they are multiplied by; what is trained is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from linchain.errors import LinchainError, unknown_name
+from linchain.methods.untrusted import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -172,10 +172,7 @@ def adapter_quantization(folder: Path) -> dict[str, Any]:
     file = folder / QUANTIZATION_FILE
     if not file.is_file():
         return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LinchainError(f"{file} cannot be read: {error}") from error
+    found = read_json(file)
     if not isinstance(found, dict) or found.keys() != {"quantization", "dtype"}:
         raise LinchainError(f"{file}: expected the keys quantization and dtype, found {found!r:.80}")
     for key, accepted in (("quantization", get_args(Quantization)), ("dtype", get_args(Dtype))):
