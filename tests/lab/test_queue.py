@@ -2,6 +2,9 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -130,3 +133,17 @@ def test_places_are_gpus_or_else_threads(monkeypatch, gpus, other, threads, plac
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: other)
     assert slots(threads) == places
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="the system cannot fork")
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system has no /proc")
+def test_the_server_that_runs_are_forked_from_ignores_control_c_while_it_loads():
+    """Else a Ctrl-C in the first seconds of a comparison would print the server's traceback after its own last word."""
+    code = (
+        "from multiprocessing import forkserver; from pathlib import Path; from linchain.lab import queue\n"
+        "queue.LocalExecutor([queue.Slot(1)])\n"
+        "print(Path(f'/proc/{forkserver._forkserver._forkserver_pid}/status').read_text())"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    ignored = next(int(line.split()[1], 16) for line in shown.splitlines() if line.startswith("SigIgn"))
+    assert ignored & 1 << (signal.SIGINT - 1)

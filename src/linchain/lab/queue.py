@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -72,7 +75,9 @@ class LocalExecutor:
 
     def submit(self, trial: Trial) -> None:
         slot = self._free.pop(0)
-        process = self._context.Process(target=_work, args=(dict(trial.values), trial.stage, slot.threads))
+        ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        arguments = (dict(trial.values), trial.stage, slot.threads)
+        process = self._context.Process(target=_work, args=(ignored, *arguments))
         with _only(slot.gpu):
             process.start()
         self._running[process.sentinel] = (trial, slot, time.perf_counter(), process)
@@ -100,7 +105,9 @@ class LocalExecutor:
         return LocalExecutor(self.slots[:1])
 
 
-def _work(*arguments: Any) -> None:
+def _work(interrupts_ignored: bool, *arguments: Any) -> None:
+    # as by the comparison itself: a shell's script lets what it starts in the background ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_IGN if interrupts_ignored else signal.default_int_handler)
     from linchain.lab.worker import work
 
     work(*arguments)
@@ -128,8 +135,23 @@ def _context(places: Sequence[Slot]) -> Any:
     if places[0].gpu is None and "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
+        with _interrupts_ignored():  # Ctrl-C while the server loads the libraries would end it with a traceback
+            forkserver.ensure_running()
         return context
     return multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """What is started within ignores Ctrl-C from its first instruction on."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may say what signals do
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _death(exitcode: int) -> str:
