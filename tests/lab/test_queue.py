@@ -23,7 +23,7 @@ TWO = [Slot(1), Slot(1)]
 @pytest.fixture(autouse=True)
 def light(monkeypatch):
     """Processes that import this package's `workers` and nothing else."""
-    monkeypatch.setattr(queue, "_work", workers.act)
+    monkeypatch.setattr(queue, "_work", workers.act_here)
     monkeypatch.setattr(queue, "_context", lambda places: multiprocessing.get_context("spawn"))
 
 
