@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from linchain.cli.app import main
 
+# of a checkpoint in the middle of a run
+STATE = json.dumps({"global_step": 40, "max_steps": 100})
 GOOD = {"instruction": "What is 2 plus 3?", "output": "5", "answer": "5"}
 PAIR = {"sentence1": "one", "sentence2": "two"}
 # stands for the tiny model's folder in arguments and expected messages
@@ -60,7 +63,10 @@ FILES = {
     "finished/config.yaml": "model: x\n",
     "finished/result.json": "{}",
     "interrupted/config.yaml": "model: x\n",
-    "interrupted/checkpoints/checkpoint-40/trainer_state.json": '{"global_step": 40, "max_steps": 100}',
+    "interrupted/checkpoints/checkpoint-40/trainer_state.json": STATE,
+    "interrupted/checkpoints/checkpoint-40/hashes.json": json.dumps(
+        {"trainer_state.json": sha256(STATE.encode()).hexdigest()}
+    ),
     "no_adapter/config.yaml": "model: x\ndata: {}\noutput: no_adapter\n",
     "search/config.yaml": "model: x\ndata: {}\noutput: search\n",
     "search/result.json": "{}",

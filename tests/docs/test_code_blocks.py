@@ -30,4 +30,4 @@ def test_the_commands_behind_figures_are_ones_that_linchain_takes() -> None:
 def test_few_blocks_are_not_run() -> None:
     not_run = [block for page in [*DOCS, ROOT / "README.md"] for block in blocks(page) if block.reason]
     assert all(block.language in ("bash", "python") for block in not_run)
-    assert len(not_run) <= 9
+    assert len(not_run) <= 10

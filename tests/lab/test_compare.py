@@ -59,7 +59,7 @@ def test_every_run_of_the_plan_is_done(finished):
     assert [sum(trial.stage == stage for trial in trials) for stage in ("search", "final", "cost")] == [4, 4, 2]
     assert {trial.state for trial in trials} == {"done"}
     for trial in trials:
-        assert not trial.files.checkpoints.exists()
+        assert not trial.files.checkpoints.folder.exists()
         assert trial.files.adapter.exists() == (trial.stage == "final")
     finals = [trial for trial in trials if trial.stage == "final"]
     assert all(len(trial.predictions("test")) == 8 for trial in finals)
@@ -95,12 +95,12 @@ def test_a_finished_comparison_runs_nothing_again(finished):
 
 
 def test_a_failed_run_is_a_row(tiny_model, tmp_path):
-    # a rate at which the loss is no longer a number
+    # a rate at which the weights are no numbers after a step
     plan = values(tiny_model, tmp_path / "out", learning_rates=[1e-3, 1e30], seeds=1, cost={"rounds": 0})
     comparison = compare(Comparison(build_plan(plan)))
     failed = {(trial.contestant, trial.learning_rate): trial.error for trial in comparison.trials if trial.error}
     assert set(failed) == {("lora", 1e30), ("linchain", 1e30)}
-    assert "the loss is no longer a number" in failed["lora", 1e30]
+    assert "holds values that are no numbers at step" in failed["lora", 1e30]
     summary = json.loads(comparison.summary.read_text())
     assert len(summary["failures"]) == 2
     lines = summary["tables"][0]["lines"]
@@ -263,11 +263,11 @@ def test_what_a_kill_has_left_beside_a_finished_run_is_removed(pretend, tmp_path
     plan = values("starter", tmp_path / "out")
     done = pretend.run(plan)
     for trial in done.trials:
-        trial.files.checkpoints.mkdir()
+        trial.files.checkpoints.folder.mkdir()
         trial.files.adapter.mkdir()
     pretend.run(plan)
     assert pretend.asked == []
-    assert not any(trial.files.checkpoints.exists() for trial in done.trials)
+    assert not any(trial.files.checkpoints.folder.exists() for trial in done.trials)
     assert {trial.stage for trial in done.trials if trial.files.adapter.exists()} == {"final"}
 
 
