@@ -244,6 +244,8 @@ CASES: dict[str, tuple[Attempt, str]] = {
     # adapters: the tensors
     "a B that is missing": (tensors(B=None), "lora_A.weight is there without"),
     "a chain that is missing": (tensors(CHAIN=None), "promises a chain of 3 matrices, but no tensor holds one"),
+    "a chain in a LoRA": (tensors({"peft_type": "LORA"}), "lora_A.chain is of a chain, but the type is LORA"),
+    "a chain of another dtype": (tensors(CHAIN=torch.ones(2, 3, 2).half()), "other factors of its module have another"),
     "a chain without an A": (tensors({"r": 2}, A=None), "does not fit chain_length 3"),
     "a rank that changes": (tensors(B=torch.ones(8, 3)), "lora_B.weight has shape (8, 3); expected (out, 2)"),
     "an A that is a vector": (tensors(A=torch.ones(2)), "has shape (2,); expected (r, in)"),

@@ -41,7 +41,7 @@ _REFUSED = {
 _FACTOR_KEY = re.compile(r"\.(lora_|bone_|miss_)")
 # an A, and what stands behind "lora_A" and "lora_B" both; the authors' fork may put the adapter's name there
 _A_KEY = re.compile(r"(?P<module>.+)\.(?:lora_A(?P<name>(?:\.[^.]+)?\.weight)|lora_embedding_A)$")
-_CHAIN_KEY = re.compile(r"(?P<module>.+)\.lora_(?:A|embedding_chain)\.chain(?:_(?P<index>\d{1,4}))?$")
+_CHAIN_KEY = re.compile(r"(?P<module>.+)\.lora_(?:A|embedding_chain)\.chain(?:_(?P<index>\d+))?$")
 
 
 class Stored(NamedTuple):
@@ -161,6 +161,7 @@ def _pickled(folder: Path) -> str:
 
 def check_stored(what: str, config: Mapping[str, Any], stored: Mapping[str, Stored]) -> None:
     """Raise LinchainError where the tensors `stored` are not those of an adapter with the configuration `config`."""
+    dtypes: dict[str, str] = {}  # of the factors that are multiplied with one another
     for key, tensor in stored.items():
         factor = _FACTOR_KEY.search(key)
         accepted = DTYPES if factor else (*DTYPES, *COUNTING)
@@ -168,6 +169,10 @@ def check_stored(what: str, config: Mapping[str, Any], stored: Mapping[str, Stor
             raise LinchainError(f"{what}: {key:.200} has dtype {tensor.dtype}; expected one of {', '.join(accepted)}")
         if factor and 0 in tensor.shape:
             raise LinchainError(f"{what}: {key:.200} is empty, its shape is {tensor.shape}")
+        if factor and "magnitude" not in key and dtypes.setdefault(key[: factor.start()], tensor.dtype) != tensor.dtype:
+            raise LinchainError(
+                f"{what}: {key:.200} has dtype {tensor.dtype}, other factors of its module have another"
+            )
     if config["peft_type"] in ("BONE", "MISS"):
         _check_blocks(what, config, stored)
         return
@@ -176,6 +181,8 @@ def check_stored(what: str, config: Mapping[str, Any], stored: Mapping[str, Stor
     _check_factors(what, config, stored, ranks, widths)
     if config["peft_type"] == "LINCHAIN":
         _check_chains(what, config, stored, ranks, widths)
+    elif chain := next(filter(_CHAIN_KEY.match, stored), None):
+        raise LinchainError(f"{what}: {chain:.200} is of a chain, but the type is {config['peft_type']}")
 
 
 def _check_blocks(what: str, config: Mapping[str, Any], stored: Mapping[str, Stored]) -> None:
@@ -214,7 +221,7 @@ def _check_chains(
 ) -> None:
     """A chain is (r, n, r), or chain_0 … chain_{n-1} of the widths that the configuration names; experts come first."""
     length = DEFAULT_LENGTH if config.get("chain_length") is None else config["chain_length"]
-    fronts = {match["module"]: shape[0] for key, (shape, _) in stored.items() if (match := _A_KEY.match(key))}
+    fronts = {match["module"]: tensor for key, tensor in stored.items() if (match := _A_KEY.match(key))}
     found: dict[str, int] = {}
     for key, (shape, _) in stored.items():
         if not (match := _CHAIN_KEY.match(key)):
@@ -224,9 +231,10 @@ def _check_chains(
         rank = shape[-1] if shape else 0
         if index is None:
             fits = shape[-3:] == (rank, length, rank) and len(shape) - 3 in (0, 1) and rank in ranks
-            fits = fits and fronts.get(module, 0) % rank == 0
+            fits = fits and module in fronts and fronts[module].shape[0] % rank == 0
         else:
-            between = widths[int(index) : int(index) + 2]
+            place = int(index) if len(index) < 5 else len(widths)  # Python reads no numbers of thousands of digits
+            between = widths[place : place + 2]
             fits = len(between) == 2 and shape[-2:] == (between[1], between[0]) and len(shape) - 2 in (0, 1)
         if not fits or module not in fronts:
             raise LinchainError(
