@@ -132,7 +132,9 @@ def _use(files: AdapterFiles, on_base: bool) -> None:
     adapter_task(FOLDER)
     kind, config, tensors = files.kind, files.peft_config(), files.tensors
     if kind == "fork":
-        config, tensors = read_fork(files).linchain()
+        fork = read_fork(files)
+        fork.output_biases()
+        config, tensors = fork.linchain()
     if kind in ("linchain", "lora"):
         adapter_ranks(files)
     if kind in ("linchain", "fork"):

@@ -190,6 +190,18 @@ def test_an_architecture_without_a_place_for_them(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda tensors: tensors.pop(f"{FIRST}.lora_mixer.1.weight"), r"has mixers \[0, 2\]; expected 0 … 2"),
+        (
+            lambda tensors: [
+                tensors.update({key.replace(".weight", ".bias"): tensors.pop(key)})
+                for key in list(tensors)
+                if ".lora_mixer." in key
+            ],
+            "has keys of mixers, but no mixer's weight",
+        ),
+        (
+            lambda tensors: tensors.update({f"{FIRST}.lora_mixer.0.bias": torch.zeros(5)}),
+            r"the bias of mixer 0 has shape \(5,\); expected \(4,\)",
+        ),
         (lambda tensors: tensors.pop(f"{FIRST}.lora_B.weight"), r"q_proj\.lora_A\.weight is there without"),
         (
             lambda tensors: tensors.update({f"{FIRST}.lora_mixer.0.weight": torch.zeros(5, 4)}),

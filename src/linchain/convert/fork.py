@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 _MIXER_KEY = re.compile(
-    r"(?P<module>.+)\.(?:lora_mixer(?:\.(?P<adapter>[^.\d][^.]*))?\.(?P<index>\d+)|lora_AB(?:\.[^.]+)?)"
+    r"(?P<module>.+)\.(?:lora_mixer(?:\.(?P<adapter>[^.\d][^.]*))?\.(?P<index>\d{1,4})|lora_AB(?:\.[^.]+)?)"
     r"\.(?P<leaf>weight|bias)$"
 )
 _NAMED_FACTOR_KEY = re.compile(r"(.+\.lora_[AB])\.[^.]+\.weight$")
@@ -106,7 +106,9 @@ def read_fork(files: AdapterFiles) -> Fork:
             named = _NAMED_FACTOR_KEY.match(key)
             tensors[f"{named[1]}.weight" if named else key] = tensor
     config = files.peft_config()
-    length = max(len(leaves["weight"]) for leaves in parts.values())
+    length = max((len(leaves["weight"]) for leaves in parts.values()), default=0)
+    if not length:
+        raise LinchainError(f"{files.folder} has keys of mixers, but no mixer's weight")
     mixers, biases = {}, {}
     for module, leaves in parts.items():
         _check_mixers(module, leaves, tensors, config.r, length)
@@ -126,3 +128,6 @@ def _check_mixers(module: str, leaves: dict[str, dict[int, Tensor]], tensors: di
     for index, weight in leaves["weight"].items():
         if tuple(weight.shape) != (r, r):
             raise LinchainError(f"{module}: mixer {index} has shape {tuple(weight.shape)}; expected {(r, r)}")
+    for index, bias in leaves["bias"].items():
+        if tuple(bias.shape) != (r,):
+            raise LinchainError(f"{module}: the bias of mixer {index} has shape {tuple(bias.shape)}; expected {(r,)}")
