@@ -219,6 +219,7 @@ CASES: dict[str, tuple[Attempt, str]] = {
     "a type that reads other files": (adapter(peft_type="XLORA"), "is an adapter of type 'XLORA'. What is read: LINCHAIN"),
     "a rank of 10**9": (adapter(r=10**9), "has shape (2, 8), but the rank is 1000000000"),
     "a rank that is a text": (adapter(r="2"), "r must be a positive integer, got '2'"),
+    "an alpha of null": (adapter(lora_alpha=None), "lora_alpha must be a positive number, got None"),
     "a rank of 10**5 elsewhere": (
         on_base(rank_pattern={"0.self_attn.q_proj": 2}, r=10**5, layers_to_transform=[0, 1]), "which the base model needs"
     ),

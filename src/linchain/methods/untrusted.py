@@ -34,6 +34,7 @@ _CHECKED = (
     "layers_pattern", "rank_pattern", "alpha_pattern", "modules_to_save", "trainable_token_indices", "fan_in_fan_out",
     "chain_length",
 )  # fmt: skip
+_NEVER_NULL = ("r", "lora_alpha")
 _REFUSED = {
     "megatron_config": "PEFT would import the module that `megatron_core` names",
     "layer_replication": "it makes the base model as large as it likes",
@@ -95,7 +96,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     for name in _CHECKED:
         value = config.get(name)
-        if value is not None and (wrong := problem(name, value)):
+        given = name in config if name in _NEVER_NULL else value is not None
+        if given and (wrong := problem(name, value)):
             raise LinchainError(f"{file}: {wrong:.400}")
     for name, reason in _REFUSED.items():
         if config.get(name):
