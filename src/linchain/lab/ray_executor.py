@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from linchain.errors import LinchainError, first_line
+from linchain.files import PART
 from linchain.lab import ray_node
 from linchain.lab.executor import End, needs
 from linchain.lab.trials import Trial
@@ -45,7 +46,7 @@ def connected(folder: Path, threads: int | None) -> Iterator[RayExecutor]:
         need = needed(_nodes(ray), threads)
         existing = next(one for one in (folder, *folder.absolute().parents) if one.exists())
         # so named, what a kill leaves of it is passed over
-        scratch = Path(tempfile.mkdtemp(prefix=".ray-", suffix=".part", dir=existing.absolute()))
+        scratch = Path(tempfile.mkdtemp(prefix=".ray-", suffix=PART, dir=existing.absolute()))
         executor = RayExecutor(ray, need, scratch)
         executor.check()
         yield executor

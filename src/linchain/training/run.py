@@ -19,7 +19,16 @@ from linchain.evaluation.models import LABELS_FILE, model_path
 from linchain.evaluation.predict import EvaluationData
 from linchain.evaluation.quantization import QUANTIZATION_FILE
 from linchain.evaluation.scores import Score, score
-from linchain.files import put_in_place, read_json, read_jsonl, refused_by_disk, write_json, write_jsonl, write_text
+from linchain.files import (
+    PART,
+    put_in_place,
+    read_json,
+    read_jsonl,
+    refused_by_disk,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from linchain.processes import agreed, exchange, is_main, joined
 from linchain.training.config import RunConfig
 from linchain.training.evaluate import predicted
@@ -206,7 +215,7 @@ def _save_trained(
     model = trainer.model
     adapted = isinstance(model, peft.PeftModel)
     whole = folder.adapter if adapted else folder.model
-    part = whole.with_name(f"{whole.name}.part")
+    part = whole.with_name(f"{whole.name}{PART}")
     for old in (part, whole):
         shutil.rmtree(old, ignore_errors=True)
     model.save_pretrained(str(part), state_dict=state)
