@@ -23,6 +23,8 @@ HASHES = "hashes.json"
 TRAINER_STATE = "trainer_state.json"
 SCRATCH = f"saving{PART}"
 KEPT = 2
+# what a disk that takes no more makes the system, torch and safetensors raise
+UNWRITTEN = (OSError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,7 @@ class Checkpoints:
                 _remove(whole)
             put_in_place(part, whole)
             scratch.rmdir()
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # torch and safetensors have their own for a full disk
+        except UNWRITTEN as error:
             shutil.rmtree(scratch, ignore_errors=True)
             raise LinchainError(f"checkpoint {whole} cannot be written: {_reason(error)}{self._kept()}") from error
 

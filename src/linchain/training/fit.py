@@ -48,9 +48,8 @@ def fit(config: RunConfig, folder: RunFolder, data: PreparedData, trainer: RunTr
             bar.close()
         if stop.stopped and trainer.state.global_step < total:
             raise RunInterrupted(f"stopped at step {trainer.state.global_step} of {total}", stop.stopped)
-    if config.training.keep_best:
-        best = trainer.state.best_global_step
-        assert best is not None  # the last step is evaluated
+    best = trainer.state.best_global_step
+    if config.training.keep_best and best is not None:  # not all versions of transformers evaluate the last step
         _load_weights(folder.checkpoints.at(best), trainer.model)
     return done or None
 
@@ -68,7 +67,6 @@ def _where_to_continue(folder: RunFolder, console: Console) -> Path | None:
 @contextmanager
 def _explained(config: RunConfig, folder: RunFolder, data: PreparedData, trainer: RunTrainer) -> Iterator[None]:
     """Says of a training that broke off what can be done about it, and what is left of it."""
-
     try:
         yield
     except DivergedError as error:
