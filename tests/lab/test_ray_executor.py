@@ -236,5 +236,8 @@ def test_a_cluster_that_no_run_fits_on_is_refused():
         LinchainError, match=r"a GPU and 8 CPU threads fit on no node .*\(CPUs of its nodes with a GPU: 4\)"
     ):
         needed([node(64), node(4, 1)], 8)
+    for nodes in ([node(8), node(4)], [node(4), node(8)]):  # Ray names them now in this order, now in that one
+        with pytest.raises(LinchainError, match=r"\(CPUs of its nodes: 4, 8\)"):
+            needed(nodes, 64)
     with pytest.raises(LinchainError, match=r"\(CPUs of its nodes: none\)"):
         needed([], None)

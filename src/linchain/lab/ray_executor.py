@@ -74,7 +74,7 @@ def needed(nodes: Sequence[Mapping[str, Any]], threads: int | None) -> Need:
     Raises LinchainError where that fits on none of the `nodes` (`ray.nodes()`).
     """
     with_gpus = [node for node in nodes if _amount(node, "GPU") >= 1]
-    cpus = [_amount(node, "CPU") for node in with_gpus or nodes]
+    cpus = sorted(_amount(node, "CPU") for node in with_gpus or nodes)  # Ray names its nodes in no order of its own
     if threads is None:
         each = (
             min(_amount(node, "CPU") // _amount(node, "GPU") for node in with_gpus)
