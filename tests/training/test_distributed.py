@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,37 +14,30 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-from safetensors.torch import load_file
 
 from linchain.errors import LinchainError, RunInterrupted
-from linchain.training.distributed import check_engine, is_sharded
+from linchain.training.distributed import check_engine
 from linchain.training.load_config import build_config
 from linchain.training.run import Start, train
 from linchain.training.run_folder import RunFolder
 from linchain.training.trainer import RunTrainer
-from tests.training.short_runs import Killed, numbers
+from tests.training.two_processes import (
+    METHODS,
+    RECIPES,
+    check_equal,
+    check_trained,
+    configure,
+    environment,
+    in_step,
+    interrupted,
+    outcome,
+    start_two,
+    write_data,
+)
 
 pytestmark = pytest.mark.timeout(900)  # the first test makes all runs of the two processes
-RECIPES = Path(__file__).parents[2] / "recipes" / "accelerate"
-METHODS: dict[str, dict[str, Any]] = {
-    "linchain": {"name": "linchain", "r": 4},
-    "bone-col": {"name": "bone-col", "r": 16},
-}
 ENGINES = ("ddp", "fsdp2")
 BFLOAT16: dict[str, Any] = {"model": {"name": "starter", "dtype": "bfloat16"}, "training": {"precision": "bfloat16"}}
-
-
-def environment(recipe: str) -> dict[str, str]:
-    """What `accelerate launch --config_file recipes/accelerate/<recipe>.yaml` gives its processes."""
-    arguments = launch_command_parser().parse_args(["--config_file", str(RECIPES / f"{recipe}.yaml"), "script.py"])
-    with patch("torch.cuda.device_count", return_value=8):
-        arguments, *_ = _validate_launch_command(arguments)
-    arguments.deepspeed_fields_from_accelerate_config = ""  # the launcher puts this in between
-    made = prepare_deepspeed_cmd_env(arguments)[1] if arguments.use_deepspeed else prepare_multi_gpu_env(arguments)
-    return {name: made[name] for name in made if name.startswith(("FSDP_", "ACCELERATE_USE_", "ACCELERATE_DEEPSPEED_"))}
 
 
 def whole(folder: str, name: str, processes: int, method: str) -> Any:
@@ -55,55 +46,6 @@ def whole(folder: str, name: str, processes: int, method: str) -> Any:
     return configure(
         folder, name, processes, method=METHODS[method], data={"test": f"{folder}/test.jsonl"}, evaluation=generated
     )
-
-
-def configure(folder: str, name: str, processes: int, **sections: Any) -> Any:
-    """A run of 4 steps of 4 examples in the folder `name`."""
-    values: dict[str, Any] = {
-        "model": {"name": "starter"},
-        "method": METHODS["linchain"],
-        "data": {"train": f"{folder}/train.jsonl"},
-        "training": {
-            "max_steps": 4,
-            "batch_size": 2,
-            "gradient_accumulation_steps": 2 // processes,
-            "learning_rate": 1e-2,
-            "logging_steps": 1,
-            "save_steps": 2,
-        },
-        "evaluation": {"metric": "loss", "batch_size": 2},
-        "output": f"{folder}/{name}",
-    }
-    for section, changes in sections.items():
-        values[section] = {**values[section], **changes}
-    return build_config(values)
-
-
-@contextmanager
-def in_step(step: int, action: Callable[[RunTrainer], object]) -> Iterator[None]:
-    """Calls `action` with the trainer in the training step that would make optimizer step `step`."""
-    original = RunTrainer.training_step
-
-    def training_step(self, *args, **kwargs):
-        if self.state.global_step + 1 == step:
-            action(self)
-        return original(self, *args, **kwargs)
-
-    with patch.object(RunTrainer, "training_step", training_step):
-        yield
-
-
-def interrupted(config: Any) -> bool:
-    """A run that is killed after the checkpoint of its second step; whether its weights were divided."""
-    divided = []
-
-    def die(trainer: RunTrainer) -> None:
-        divided.append(is_sharded(trainer.model))
-        raise Killed
-
-    with in_step(3, die), suppress(Killed):
-        train(config)
-    return divided[0]
 
 
 def command(*arguments: str) -> tuple[int, str]:
@@ -119,12 +61,8 @@ def command(*arguments: str) -> tuple[int, str]:
     raise AssertionError("the command line always exits")
 
 
-def work(rank: int, folder: str, port: int) -> None:
+def work(rank: int, folder: str) -> None:
     """One of the two processes: all runs, one after another, and what was found written into the folder."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these are tests of a CPU
-    torch.set_num_threads(1)
     dist.init_process_group("gloo")
     found: dict[str, Any] = {}
     for engine in ENGINES:
@@ -162,16 +100,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("no gloo")
     folder = str(tmp_path_factory.mktemp("distributed"))
-    for name, records in (("train", numbers(22)), ("test", numbers(7, 30))):
-        Path(folder, f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_data(folder)
     Path(folder, "config.yaml").write_text(json.dumps(configure(folder, "linchain-ddp", 2).model_dump(mode="json")))
     for engine in ENGINES:
         interrupted(configure(folder, f"from-one-to-{engine}", 1))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.get_context("forkserver").set_forkserver_preload([__name__])  # one import for both
-    mp.start_processes(work, (folder, port), nprocs=2, start_method="forkserver")
+    start_two(work, folder)
     return folder
 
 
@@ -183,16 +116,6 @@ def alone(folder: str) -> dict[str, dict[str, Any]]:
         train(whole(folder, method, 1, method))
         made[method] = outcome(folder, method) | predicted(folder, method)
     return made
-
-
-def outcome(folder: str, name: str) -> dict[str, Any]:
-    run = RunFolder(f"{folder}/{name}")
-    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return {
-        "adapter": load_file(run.adapter / "adapter_model.safetensors"),
-        "steps": [row["step"] for row in rows],
-        "losses": torch.tensor([row["loss"] for row in rows]),
-    }
 
 
 def predicted(folder: str, name: str) -> dict[str, Any]:
@@ -208,29 +131,13 @@ def _value(row: dict[str, Any]) -> float:
     return row["loss"] if "loss" in row else float(sum(row["generated"].encode()))
 
 
-def check_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """To rounding: sums over processes are added up in another order."""
-    assert found.keys() == expected.keys()
-    for part, value in found.items():
-        if isinstance(value, dict):
-            check_equal(value, expected[part])
-        elif isinstance(value, torch.Tensor):
-            torch.testing.assert_close(value, expected[part], rtol=1e-4, atol=2e-5)
-        else:
-            assert value == expected[part]
-
-
-def check_trained(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    check_equal(found, {part: expected[part] for part in found})
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_train_what_one_does(folder, alone, method, engine):
     found = outcome(folder, f"{method}-{engine}")
     check_equal(found | predicted(folder, f"{method}-{engine}"), alone[method])
     assert any(
-        value.abs().max() > 1e-3 for name, value in found["adapter"].items() if "lora_B" in name or "bone" in name
+        value.abs().max() > 1e-3 for name, value in found["trained"].items() if "lora_B" in name or "bone" in name
     )
 
 
@@ -262,9 +169,9 @@ def test_float32_adapters_over_a_bfloat16_base(folder):
     train(configure(folder, "bfloat16", 1, **BFLOAT16))
     found, expected = outcome(folder, "bfloat16-fsdp2"), outcome(folder, "bfloat16")
     torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-3, atol=1e-3)
-    for name, value in expected["adapter"].items():
-        assert value.dtype == found["adapter"][name].dtype == torch.float32
-        assert (found["adapter"][name] - value).norm() < 0.02 * value.norm()
+    for name, value in expected["trained"].items():
+        assert value.dtype == found["trained"][name].dtype == torch.float32
+        assert (found["trained"][name] - value).norm() < 0.02 * value.norm()
 
 
 def test_what_one_process_is_told_all_do(folder):

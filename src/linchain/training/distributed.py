@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -54,10 +55,16 @@ def check_engine(config: RunConfig) -> None:
         raise LinchainError(
             "method lora-fa: its optimizer reads A and B whole, which this engine divides; train it under DDP"
         )
-    if processes.count() > 1 and config.training.diagnostics_steps:
+    divided = processes.count() > 1 or _is_on(FSDP) or uses_deepspeed()
+    if divided and config.training.diagnostics_steps:
         raise LinchainError(
-            f"training.diagnostics_steps: {config.training.diagnostics_steps} measures whole weights and gradients, which "
-            f"none of {processes.count()} processes has; leave it out, or train in one process"
+            f"training.diagnostics_steps: {config.training.diagnostics_steps} measures whole weights and gradients, which a "
+            "divided run has nowhere; leave it out, or train in one process"
+        )
+    if uses_deepspeed() and processes.count() > 1 and PartialState().distributed_type != DistributedType.DEEPSPEED:
+        raise LinchainError(
+            "Accelerate starts DeepSpeed on accelerators alone, and this machine has none that it knows; train with "
+            "recipes/accelerate/ddp.yaml or fsdp2.yaml"
         )
 
 

@@ -45,6 +45,23 @@ def may_read_weight(base: nn.Module, x: Tensor) -> bool:
     return _is_frozen_like(base.weight, x) and (base.bias is None or _is_frozen_like(base.bias, x))
 
 
+def gather(reader: nn.Module, *parameters: Any) -> None:
+    """Makes `parameters` (tensors, or None) whole under DeepSpeed ZeRO-3, in the forward and backward of `reader`.
+
+    ZeRO-3 gathers what a module owns when that module is called. It has to be told what else the module reads: parameters in
+    a `ParameterDict`, or those of a layer within that is not called. Does nothing elsewhere.
+    """
+    for parameter in parameters:
+        if hasattr(parameter, "ds_status"):
+            from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus, register_external_parameter
+
+            register_external_parameter(reader, parameter)
+            if (
+                parameter.ds_status is ZeroParamStatus.NOT_AVAILABLE
+            ):  # the first time: it is not yet gathered on the call
+                parameter.all_gather()
+
+
 def _is_frozen_like(parameter: Tensor, x: Tensor) -> bool:
     return (
         type(parameter) is nn.Parameter

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from linchain.errors import LinchainError
 from linchain.ops import block_affine, block_linear
 from linchain.ops.precision import autocast_dtype
-from linchain.tuners.base_output import base_output, may_read_weight
+from linchain.tuners.base_output import base_output, gather, may_read_weight
 from linchain.tuners.bone.config import BoneConfig
 from linchain.tuners.bone.stored import Kept, row_reader
 
@@ -88,6 +88,7 @@ class BoneLinear(nn.Module, BaseTunerLayer):
         adapters = [name for name in self.active_adapters if name in self.bone_block]
         if not adapters:
             return self.base_layer(x, *args, **kwargs)
+        gather(self, *(self.bone_block[name] for name in adapters))
         return self._adapted(x, adapters, *args, **kwargs)
 
     def _adapted(self, x: Tensor, adapters: list[str], *args: Any, **kwargs: Any) -> Tensor:
@@ -118,6 +119,7 @@ class BoneLinear(nn.Module, BaseTunerLayer):
 
     def _col(self, x: Tensor, blocks: Tensor, before: list[str]) -> Tensor:
         base: Any = self.get_base_layer()
+        gather(self, base.weight, base.bias)
         weight, rows = None, None
         if before:
             weight = self._moved_weight(before)
