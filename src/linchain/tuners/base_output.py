@@ -56,9 +56,8 @@ def gather(reader: nn.Module, *parameters: Any) -> None:
             from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus, register_external_parameter
 
             register_external_parameter(reader, parameter)
-            if (
-                parameter.ds_status is ZeroParamStatus.NOT_AVAILABLE
-            ):  # the first time: it is not yet gathered on the call
+            # only from the next call on is it gathered before this
+            if parameter.ds_status is ZeroParamStatus.NOT_AVAILABLE:
                 parameter.all_gather()
 
 
