@@ -59,6 +59,24 @@ def test_dry_run_reports_and_writes_nothing(command, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_dry_run_in_the_folder_of_a_run_says_that_too(command, tmp_path):
+    assert command("train", "run.yaml")[0] == 0
+    status, out = command("train", "run.yaml", "--dry-run")
+    assert status == 0
+    assert "activations" in out
+    assert "without --dry-run: output folder runs/run holds a finished run" in out
+
+
+def test_evaluate_maps_columns(command, tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"prompt": "say 1", "completion": "blue"}\n')
+    assert command("train", "run.yaml")[0] == 0
+    mapped = ["--columns", "instruction=prompt", "--columns", "output=completion"]
+    status, out = command("evaluate", "runs/run", "--data", "other.jsonl", *mapped)
+    assert status == 0
+    assert "other" in out
+    assert command("evaluate", "runs/run", "--data", "other.jsonl", "--columns", "output")[0] == 2
+
+
 def test_preview_shows_what_is_learned(command, tmp_path):
     status, out = command("train", "run.yaml", "--preview")
     assert status == 0

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from linchain.errors import LinchainError
-from linchain.evaluation.models import context_length, load_model, model_labels, model_path, model_task
+from linchain.evaluation.models import adapter_base, context_length, load_model, model_labels, model_path, model_task
 from linchain.tasks.records import Record
 from linchain.tasks.sentence_pair import Labels, find_labels
 from linchain.training.evaluate import Question, evaluate_target
@@ -107,6 +107,18 @@ def test_a_mistyped_run_or_adapter_is_not_looked_up_on_the_hub(tmp_path, monkeyp
     # a folder of models may be called as their owner on the Hub
     for name in ("gpt2", "models/typo", "meta-llama/Llama-3.2-1B"):
         assert model_path(name) == name
+
+
+def test_the_packaged_model_is_found_wherever_it_lay_when_an_adapter_was_trained():
+    assert model_path("/elsewhere/lib/python3.13/site-packages/linchain/starter/model") == model_path("starter")
+
+
+def test_an_adapter_whose_base_is_gone_says_how_to_name_another(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 2, "base_model_name_or_path": "/no/such/base"}'
+    )
+    with pytest.raises(LinchainError, match=r"/no/such/base does not exist .*--model names another place"):
+        adapter_base(tmp_path)
 
 
 def test_a_new_regression_head_answers_with_the_mean_at_first(tokenizer, tmp_path):

@@ -17,6 +17,8 @@ def test_pefts_own_refusals_list_the_modules(tiny_model):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     with pytest.raises(LinchainError, match="The model's modules are: down_proj, embed_tokens"):
         apply(model, LinChainConfig(target_modules="no_such_.*"))
+    with pytest.raises(LinchainError, match=r"is one text, .* a list is written \[q_proj, v_proj\]"):
+        apply(model, LinChainConfig(target_modules="q_proj,v_proj"))
 
 
 def test_what_peft_trips_over_is_answered(tiny_model):

@@ -74,6 +74,11 @@ def test_all_mistakes_are_shown_together(file):
         assert part in message
 
 
+def test_a_key_without_its_section_is_told_where_it_belongs(file):
+    with pytest.raises(LinchainError, match=r"learning_rate: unknown key; did you mean 'training.learning_rate'"):
+        load_config(file, ["learning_rate=1e-3"])
+
+
 def test_duplicate_key_is_refused_with_its_line(file):
     file.write_text(FILE + "model: other\n")
     with pytest.raises(LinchainError, match=r"short.yaml:6: .*'model' is given twice"):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from linchain.training.display import answers_line
 from linchain.training.load_config import build_config
 from linchain.training.prepare import prepare_data
 from linchain.training.run import train
@@ -34,6 +35,14 @@ def configure(tmp_path, tiny_model):
         )
 
     return build
+
+
+def test_answers_that_the_records_own_outputs_do_not_give_are_told(configure, tmp_path):
+    config = configure(["a", "b"], ["c", "d"])
+    assert answers_line(prepare_data(config).test) is None
+    rows = [{"instruction": text, "output": "It is red.", "answer": "red"} for text in "cd"]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "of 2 records to be scored, 2 would be wrong" in answers_line(prepare_data(config).test)
 
 
 def test_overlap_is_reported_before_training_and_kept_with_the_run(configure, tmp_path):

@@ -38,6 +38,12 @@ def evaluate(
         str | None, typer.Option(help="How answers are read out of generated text: standard, paper or math_verify.")
     ] = None,
     format: Annotated[str | None, typer.Option(help="auto, text, instruction, messages or sentence_pair.")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a column is called in the data: output=completion; may be repeated.", metavar="NEEDED=NAME"
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Base model, where not the one the adapter names.")] = None,
     task: Annotated[str | None, typer.Option(help="causal_lm or sequence_classification.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
@@ -80,6 +86,7 @@ def evaluate(
         "data.test": data,
         "data.folder": folder,
         "data.format": format,
+        "data.columns": _columns(columns) if columns else None,
         "data.max_length": max_length,
         "data.train_on_prompt": train_on_prompt,
         "evaluation.metric": metric,
@@ -104,3 +111,12 @@ def evaluate(
         table, predictions = score_table(f"{target} on {answer.data}", {"value": answer.scores}), answer.predictions
     console.print(table)
     console.print(f"predictions: {predictions}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    from linchain.errors import LinchainError
+
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise LinchainError(f"--columns {pair!r}: expected NEEDED=NAME, such as output=completion")
+    return dict(pair.split("=", 1) for pair in pairs)

@@ -32,7 +32,7 @@ def train(
     """Fine-tune a model as CONFIG says, evaluate it before and after, and write the run's folder."""
     from rich.console import Console
 
-    from linchain.errors import RunInterrupted
+    from linchain.errors import LinchainError, RunInterrupted
     from linchain.processes import agreed, is_main, joined
     from linchain.quiet import quiet_libraries
     from linchain.training.load_config import load_config
@@ -44,18 +44,26 @@ def train(
     with joined():
         with agreed():
             settings = load_config(config, overrides or ())
-            folder = None if preview else check_folder(settings, start)
+            refusal = None
+            try:
+                folder = None if preview else check_folder(settings, start)
+            except LinchainError as error:
+                if not dry_run:  # which writes nothing, and has more to say
+                    raise
+                folder, refusal = None, error
 
             from linchain.training.prepare import prepare_data
 
             data = prepare_data(settings)
-            if folder is None:
+            if preview:
                 from linchain.training.display import preview as preview_of
 
                 console.print(preview_of(data))
                 return
             model = load_and_report(settings, data, console)
-        if dry_run:
+        if folder is None or dry_run:
+            if refusal:
+                console.print(f"without --dry-run: {refusal}", markup=False, highlight=False, soft_wrap=True)
             return
         try:
             run_prepared(settings, start, folder, data, model, console)

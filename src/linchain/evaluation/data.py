@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from linchain import tasks
@@ -11,7 +13,7 @@ from linchain.errors import LinchainError
 from linchain.evaluation.loglikelihood import Question, encode_questions
 from linchain.evaluation.scores import BY_TASK
 from linchain.tasks import expressions
-from linchain.tasks.answers import Extraction, Kind
+from linchain.tasks.answers import Extraction, Kind, matches
 from linchain.tasks.encoding import Example, encode_sentences, encode_texts, prompt_tokens
 from linchain.tasks.formats import Format, get_format
 from linchain.tasks.records import Record
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 # Of an answer that no task says the length of.
 MAX_NEW_TOKENS = 256
+# Records whose own text is scored, to see whether it can be right at all.
+TRIED = 100
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,18 @@ class EvaluationData:
     def records(self) -> list[Record]:
         """All records, in the order of the rows of predictions."""
         return [record for part in self.parts for record in part.records]
+
+    @cached_property
+    def missed(self) -> tuple[int, int]:
+        """Of how many records their own `output` would be scored wrong, and of how many this was tried (at most `TRIED`)."""
+        found = (
+            matches(record.fields["output"], gold, part.kind, part.extraction)
+            for part in self.parts
+            for record, gold in zip(part.records, part.golds, strict=False)
+            if isinstance(record.fields.get("output"), str)
+        )
+        tried = list(islice(found, TRIED))
+        return tried.count(False), len(tried)
 
     @property
     def examples(self) -> list[Example]:

@@ -39,11 +39,12 @@ def model_path(name: str) -> str:
 
     Raises LinchainError for a path where nothing is, and for an adapter folder.
     """
-    if name == STARTER:
+    path = user_path(name)
+    # an adapter names the packaged model by where the package lay when it was trained
+    if name == STARTER or (path.parts[-3:] == ("linchain", "starter", "model") and not path.is_dir()):
         from linchain import starter
 
         return str(starter.model_dir())
-    path = user_path(name)
     if (path / ADAPTER_CONFIG).is_file():
         raise LinchainError(f"model {name!r} is an adapter, not a model; name the base model it was trained on")
     if path.is_dir():
@@ -178,8 +179,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def adapter_base(folder: Path) -> str:
-    """The name of the base model that the adapter in `folder` was trained on."""
-    return named_base(folder, read_config(folder))
+    """The name of the base model that the adapter in `folder` was trained on; LinchainError for a place where none is."""
+    name = named_base(folder, read_config(folder))
+    try:
+        model_path(name)
+    except LinchainError as error:
+        raise LinchainError(f"{error} (named by the adapter; --model names another place)") from error
+    return name
 
 
 def adapter_labels(folder: Path) -> Labels:

@@ -25,7 +25,7 @@ from linchain.lab.plan import Contestant
 from linchain.lab.queue import local_executor
 from linchain.lab.trials import Comparison
 from linchain.training.config import RunConfig
-from linchain.training.display import mebibytes, overlap_line, steps_of
+from linchain.training.display import answers_line, mebibytes, overlap_line, steps_of
 from linchain.training.environment import describe_environment
 from linchain.training.load_config import build_config
 from linchain.training.prepare import PreparedData, prepare_data
@@ -71,6 +71,10 @@ def describe(comparison: Comparison, executor: Executor | None = None, *, costs:
     lines.append(f"overlap with the training data: {overlap_line(data.overlaps)}")
     if data.validation_overlaps:
         lines.append(f"overlap with the validation data: {overlap_line(data.validation_overlaps, 'validation')}")
+    for scored in (data.scored_validation, data.test):
+        if scored and (warning := answers_line(scored)):
+            lines.append(warning)
+            break
     if costs:
         lines.append(_time_line(comparison, data, executor))
     return Group(table, *map(Text, lines))

@@ -35,6 +35,11 @@ def apply(model: PreTrainedModel, config: PeftConfig, *, autocast_adapter_dtype:
     targets = getattr(config, "target_modules", None)
     if isinstance(targets, list | tuple | set):
         check_targets(model, sorted(targets))
+    elif isinstance(targets, str) and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)+", targets):
+        listed = ", ".join(re.split(r"\s*,\s*", targets))
+        raise LinchainError(
+            f"target_modules: {targets!r} is one text, a regular expression; a list is written [{listed}]"
+        )
     on_meta = any(parameter.is_meta for parameter in model.parameters())
     if on_meta and moves_base(config):
         config = copy.copy(config)

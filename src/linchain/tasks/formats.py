@@ -38,7 +38,8 @@ class Format(ABC):
             if column not in record.fields:
                 raise LinchainError(
                     f"{record.where}: format {self.name!r} needs the column {column!r}; the columns are: "
-                    f"{', '.join(record.fields)} (map one with data.columns.{column}=<its name>)"
+                    f"{', '.join(record.fields)} (map one with data.columns.{column}=<its name>, of "
+                    f"evaluate --columns {column}=<its name>)"
                 )
         self.check_values(record)
 
@@ -107,5 +108,5 @@ def _detect(known: dict[str, Format], record: Record) -> Format:
     wanted = "; ".join(f"{format.name} ({', '.join(format.required)})" for format in known.values())
     raise LinchainError(
         f"{record.where}: no data format fits the columns {', '.join(record.fields)}. The formats and the columns that "
-        f"they need: {wanted}. Map columns with data.columns.<needed>=<its name>"
+        f"they need: {wanted}. Map columns with data.columns.<needed>=<its name> (of evaluate: --columns <needed>=<its name>)"
     )

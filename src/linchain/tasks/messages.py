@@ -72,7 +72,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], prompt: bo
     if not tokenizer.chat_template:
         raise LinchainError(
             "format 'messages' needs a chat template and the model's tokenizer has none; name a Jinja file with "
-            "model.chat_template (recipes/chatml.jinja is one)"
+            "model.chat_template, of evaluate --chat-template (recipes/chatml.jinja is one)"
         )
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))

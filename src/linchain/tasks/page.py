@@ -37,6 +37,7 @@ answer. `evaluation.extraction` chooses the rules:
 | letter | the one that is said to be the answer | the first of A to E, also inside a word: "An" is A | as `standard` |
 | number | the last number, commas removed, equal within 0.001 | the same | the answer, equal by value |
 | expression | in the last `\boxed{}`, or behind the last "answer is", equal as text | none: as `standard` | equal by value |
+| other text | the whole text, but for case, spacing and outer punctuation: "It is red." is not "red" | the same | the same |
 
 The letter that is said to be the answer is the one behind the last "answer is" ("The answer is (C)."), else the last in
 brackets, else the last of A to E that stands alone: the others may be people, pipes or the article.

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from linchain.evaluation.progress import Pace
 from linchain.files import read_jsonl, write_jsonl
 from linchain.processes import count, exchange, is_main
 
@@ -68,11 +69,11 @@ class AtBeginning(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """Step, loss, learning rate and time left; on something that is no terminal, a line for every tenth of the run."""
+    """Step, loss, learning rate and time left; on something that is no terminal, a line now and then (`Pace`)."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.printed = 0
+        self.pace: Pace | None = None
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.logged = ""
@@ -92,6 +93,8 @@ class ProgressBar(TrainerCallback):
             )
             self.bar.start()
             self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step, logged="")
+        else:
+            self.pace = Pace(state.max_steps, state.global_step)
 
     def on_log(
         self,
@@ -104,9 +107,9 @@ class ProgressBar(TrainerCallback):
         logs = logs or {}
         if "loss" in logs:
             self.logged = f"loss {logs['loss']:.4f}  learning rate {logs['learning_rate']:.2e}"
-            if self.bar is None and state.global_step >= self.printed + state.max_steps / 10:
-                self.printed = state.global_step
-                self.console.print(f"step {state.global_step} of {state.max_steps}  {self.logged}", highlight=False)
+            step = state.global_step
+            if self.pace and (left := self.pace.due(step, every=state.max_steps / 10)):
+                self.console.print(f"step {step} of {state.max_steps}  {self.logged}  {left}", highlight=False)
         if "eval_loss" in logs:
             self.console.print(f"step {state.global_step}: validation loss {logs['eval_loss']:.4f}", highlight=False)
 

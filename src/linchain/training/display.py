@@ -17,6 +17,7 @@ from linchain import methods, processes
 from linchain.diagnostics.memory import MemoryEstimate, estimate_training_memory
 from linchain.diagnostics.parameters import parameter_counts
 from linchain.errors import printable
+from linchain.evaluation.data import EvaluationData
 from linchain.evaluation.harness import HarnessScore
 from linchain.evaluation.scores import Score
 from linchain.tasks.encoding import IGNORE
@@ -75,6 +76,7 @@ def report(config: RunConfig, data: PreparedData, model: Any) -> RenderableType:
         "": _adapter_line(model),
         "data": _data_line(data),
         **({"overlap": _overlap_lines(data)} if data.overlaps else {}),
+        **({"answers": line} if data.test and (line := answers_line(data.test)) else {}),
         "steps": f"{steps:,} of {batch} examples{shared}, learning rate {training.learning_rate:g}",
         "memory": _memory_line(memory, training.precision),
         "output": config.output,
@@ -103,6 +105,17 @@ def _data_line(data: PreparedData) -> str:
     cut = sum(example.cut for example in data.train)
     line = f"{counts} (format {data.format.name})"
     return line + (f"; {cut:,} training examples cut to {data.max_length} tokens" if cut else "")
+
+
+def answers_line(data: EvaluationData) -> str | None:
+    """A warning where the records' own outputs would be scored wrong, because no answer is read out of them."""
+    missed, tried = data.missed
+    if missed <= tried / 10:
+        return None
+    return (
+        f"of {tried:,} records to be scored, {missed:,} would be wrong by their own `output`: what is read out of it is not "
+        "their `answer` (docs/tasks.md, How answers are read)"
+    )
 
 
 def _overlap_lines(data: PreparedData) -> str:

@@ -192,7 +192,7 @@ def _describe(detail: ErrorDetails, schema: type[BaseModel]) -> str:
     match detail["type"]:
         case "extra_forbidden":
             accepted = sorted(_fields_at(schema, location[:-1]))
-            close = nearest(location[-1], accepted)
+            close = nearest(location[-1], accepted) or _elsewhere(schema, location[-1])
             hint = f"; did you mean {close!r}?" if close else "."
             return f"{key}: unknown key{hint} Accepted: {', '.join(accepted)}"
         case "missing":
@@ -222,6 +222,15 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> set[str]:
         assert isinstance(annotation, type)
         model = annotation
     return set(model.model_fields)
+
+
+def _elsewhere(schema: type[BaseModel], key: str) -> str | None:
+    """The dotted place of `key` in a section of `schema`: what `learning_rate=1e-3` was meant to be."""
+    for section, field in schema.model_fields.items():
+        inside = field.annotation
+        if isinstance(inside, type) and issubclass(inside, BaseModel) and key in inside.model_fields:
+            return f"{section}.{key}"
+    return None
 
 
 def _together(origin: str, mistakes: list[str]) -> str:
