@@ -15,14 +15,14 @@ from linchain import tasks
 from linchain.errors import LinchainError
 from linchain.tasks.answers import extract, matches
 from linchain.tasks.encoding import encode_sentences, encode_texts, prompt_tokens
-from linchain.tasks.formats import get_format
+from linchain.tasks.formats import formats, get_format
 from linchain.tasks.overlap import find_overlaps
 from linchain.tasks.records import Record, read_records, rename_columns
 from linchain.tasks.sentence_pair import find_labels
 from linchain.tasks.sources import converted
 from linchain.training.config import COLUMNS
 
-NAMES = ("auto", "text", "instruction", "messages", "sentence_pair")
+NAMES = ("auto", *formats())
 HUB_COLUMNS = (
     "question", "choices", "answerKey", "goal", "sol1", "sol2", "label", "context", "answerA", "answerB", "answerC",
     "sentence", "option1", "option2", "answer", "activity_label", "ctx", "endings", "options", "correct", "rationale",
@@ -31,7 +31,11 @@ HUB_COLUMNS = (
 )  # fmt: skip
 FOLDER = scratch()
 # what a column holds where nothing odd is chosen
-USUAL = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "label": 1}
+USUAL = {
+    "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+    "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+    "label": 1,
+}
 
 
 class Tokenizer:

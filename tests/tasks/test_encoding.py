@@ -6,6 +6,7 @@ from linchain.errors import LinchainError
 from linchain.tasks.encoding import IGNORE, Example, collate, encode_sentences, encode_texts, prompt_tokens
 from linchain.tasks.formats import get_format
 from linchain.tasks.instruction import InstructionFormat
+from linchain.tasks.overlap import question
 from linchain.tasks.records import Record
 from linchain.tasks.sentence_pair import Labels, find_labels
 
@@ -77,6 +78,27 @@ def test_text_learns_all_tokens_and_is_cut(tokenizer):
     assert not whole.cut
     assert cut.cut
     assert cut.input_ids == whole.input_ids[:5]
+
+
+def test_a_prompt_and_its_completion_are_taken_as_they_are(tokenizer):
+    (example,) = encode(tokenizer, [{"prompt": "Two and three are", "completion": " 5"}])
+    assert tokenizer.decode(example.input_ids) == "<s>Two and three are 5</s>"
+    assert learned_text(tokenizer, example) == " 5</s>"
+    with pytest.raises(LinchainError, match="'prompt' must be text, found list"):
+        encode(tokenizer, [{"prompt": [{"role": "user", "content": "Hi"}], "completion": "5"}])
+
+
+def test_sharegpts_conversations_are_messages(tokenizer):
+    tokenizer.chat_template = CHATML
+    turns = [("human", "Hi"), ("gpt", "Hello"), ("human", "Bye"), ("gpt", "See you")]
+    shared = {"conversations": [{"from": who, "value": text} for who, text in turns]}
+    roles = {"human": "user", "gpt": "assistant"}
+    messages = {"messages": [{"role": roles[who], "content": text} for who, text in turns]}
+    assert encode(tokenizer, [shared])[0].input_ids == encode(tokenizer, [messages])[0].input_ids
+    assert question(Record(shared, "")) == "Hi\nBye"
+    with pytest.raises(LinchainError, match="'from', one of system, human, user, gpt, assistant"):
+        encode(tokenizer, [{"conversations": [{"from": "tool", "value": "x"}]}])
+    tokenizer.chat_template = None
 
 
 def test_messages_learn_the_assistants_turns(tokenizer):

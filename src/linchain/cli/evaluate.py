@@ -37,7 +37,10 @@ def evaluate(
     extraction: Annotated[
         str | None, typer.Option(help="How answers are read out of generated text: standard, paper or math_verify.")
     ] = None,
-    format: Annotated[str | None, typer.Option(help="auto, text, instruction, messages or sentence_pair.")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="auto, text, instruction, prompt_completion, messages, sharegpt or sentence_pair."),
+    ] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option(

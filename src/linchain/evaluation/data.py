@@ -82,12 +82,12 @@ class EvaluationData:
 
     @cached_property
     def missed(self) -> tuple[int, int]:
-        """Of how many records their own `output` would be scored wrong, and of how many this was tried (at most `TRIED`)."""
+        """How many records their own `output` (or `completion`) would score wrong, and how many (up to `TRIED`) were tried."""
         found = (
-            matches(record.fields["output"], gold, part.kind, part.extraction)
+            matches(text, gold, part.kind, part.extraction)
             for part in self.parts
             for record, gold in zip(part.records, part.golds, strict=False)
-            if isinstance(record.fields.get("output"), str)
+            if isinstance(text := record.fields.get("output", record.fields.get("completion")), str)
         )
         tried = list(islice(found, TRIED))
         return tried.count(False), len(tried)
@@ -190,7 +190,8 @@ def choose_metric(
     elif scorer == "loglikelihood":
         fitting, accepted = "accuracy", ("loss", "accuracy")
     else:
-        fitting = "exact_match" if format.name == "instruction" and records[0].fields.get("answer") else "loss"
+        asked = format.name in ("instruction", "prompt_completion") and records[0].fields.get("answer")
+        fitting = "exact_match" if asked else "loss"
         accepted = ("loss",) if format.name == "text" else ("loss", "exact_match")
     if metric == "auto":
         metric = task.metric if task is not None and scorer == "generate" else fitting

@@ -73,12 +73,15 @@ def formats() -> dict[str, Format]:
     """Every format by name, the more specific before the more general (the order of detection)."""
     from linchain.tasks.instruction import InstructionFormat
     from linchain.tasks.messages import MessagesFormat
+    from linchain.tasks.prompt_completion import PromptCompletionFormat
     from linchain.tasks.sentence_pair import SentencePairFormat
+    from linchain.tasks.sharegpt import SharegptFormat
     from linchain.tasks.text import TextFormat
 
-    return {
-        format.name: format for format in (MessagesFormat(), SentencePairFormat(), InstructionFormat(), TextFormat())
-    }
+    known = (
+        MessagesFormat(), SharegptFormat(), SentencePairFormat(), InstructionFormat(), PromptCompletionFormat(), TextFormat(),
+    )  # fmt: skip
+    return {format.name: format for format in known}
 
 
 def get_format(name: str, records: list[Record], task: str) -> Format:

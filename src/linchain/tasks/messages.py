@@ -16,13 +16,17 @@ class MessagesFormat(Format):
     name = "messages"
     required = ("messages",)
 
-    def check_values(self, record: Record) -> None:
+    def messages(self, record: Record) -> list[dict[str, Any]]:
+        """The turns, each with `role` and `content`. LinchainError where the record holds something else."""
         messages = record.fields["messages"]
         if not isinstance(messages, list) or not all(is_message(message) for message in messages):
             raise LinchainError(
                 f"{record.where}: column 'messages' must be a list of objects with the texts 'role' and 'content'"
             )
-        if not any(message["role"] == "assistant" for message in messages):
+        return messages
+
+    def check_values(self, record: Record) -> None:
+        if not any(message["role"] == "assistant" for message in self.messages(record)):
             raise LinchainError(f"{record.where}: no message has the role 'assistant', so there is nothing to learn")
 
     def text(self, record: Record, tokenizer: PreTrainedTokenizerBase) -> Text:
@@ -31,7 +35,7 @@ class MessagesFormat(Format):
         What it adds after the end-of-text token (a newline, say) is never generated and therefore not learned. A template
         that writes earlier turns differently once later ones follow has no such prefixes, and is refused.
         """
-        messages = record.fields["messages"]
+        messages = self.messages(record)
         pieces: list[tuple[str, bool]] = []
         done = ""
         for index, message in enumerate(messages):
@@ -52,7 +56,7 @@ class MessagesFormat(Format):
         return Text(tuple(piece for piece in pieces if piece[0]), complete=True)
 
     def question(self, record: Record, tokenizer: PreTrainedTokenizerBase) -> tuple[Text, str]:
-        messages = record.fields["messages"]
+        messages = self.messages(record)
         last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
         prompt = _render(tokenizer, messages[:last], True, record.where)
         return Text(((prompt, False),), complete=True), messages[last]["content"]
@@ -71,7 +75,7 @@ def _end_of_text(turn: str, eos: str | None) -> int:
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], prompt: bool, where: str) -> str:
     if not tokenizer.chat_template:
         raise LinchainError(
-            "format 'messages' needs a chat template and the model's tokenizer has none; name a Jinja file with "
+            "conversations need a chat template and the model's tokenizer has none; name a Jinja file with "
             "model.chat_template, of evaluate --chat-template (recipes/chatml.jinja is one)"
         )
     try:

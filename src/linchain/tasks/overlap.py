@@ -22,6 +22,7 @@ import numpy as np
 
 from linchain.tasks.messages import is_message
 from linchain.tasks.records import Record
+from linchain.tasks.sharegpt import as_messages
 
 RUN_WORDS = 8
 NEAR_SHARE = 0.7
@@ -77,10 +78,10 @@ def question(record: Record) -> str:
     """What the record asks, without its answer; empty where no column of ours holds a question."""
     fields = record.fields
     # columns of a format that the data are not read in may hold anything
-    turns = fields.get("messages")
+    turns = fields["messages"] if "messages" in fields else as_messages(fields.get("conversations"))
     if isinstance(turns, list) and all(is_message(turn) for turn in turns):
         return "\n".join(turn["content"] for turn in turns if turn["role"] == "user")
-    for columns in (("sentence1", "sentence2"), ("instruction", "input"), ("text",)):
+    for columns in (("sentence1", "sentence2"), ("instruction", "input"), ("prompt",), ("text",)):
         if isinstance(fields.get(columns[0]), str):
             return "\n".join(text for column in columns if (text := fields.get(column)) and isinstance(text, str))
     return ""

@@ -18,7 +18,8 @@ from linchain.tasks.task import Metric, Scorer
 
 # Every column that some data format reads (see linchain.tasks).
 COLUMNS = (
-    "text", "instruction", "input", "output", "answer", "messages", "sentence1", "sentence2", "label", "id",
+    "text", "instruction", "input", "output", "prompt", "completion", "answer", "messages", "conversations", "sentence1",
+    "sentence2", "label", "id",
 )  # fmt: skip
 
 Files = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -87,11 +88,11 @@ class DataConfig(Section):
         description="Where the data of tasks lie: a folder in the JSONL layout of docs/tasks.md or a checkout of "
         "LLM-Adapters. Without it they come from the Hub.",
     )
-    format: Literal["auto", "text", "instruction", "messages", "sentence_pair"] = Field(
-        default="auto", description="Shape of the records; `auto` goes by the columns of the first one."
+    format: Literal["auto", "text", "instruction", "prompt_completion", "messages", "sharegpt", "sentence_pair"] = (
+        Field(default="auto", description="Shape of the records; `auto` goes by the columns of the first one.")
     )
     columns: dict[str, str] = Field(
-        default={}, description="Where the data call a column otherwise: `{instruction: question, output: answer}`."
+        default={}, description="Where the data call a column otherwise: `{instruction: question, output: response}`."
     )
     max_length: int | None = Field(
         default=None, gt=1, description="Cut examples to so many tokens. Default: the model's context, at most 1024."
