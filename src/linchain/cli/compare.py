@@ -40,9 +40,10 @@ def compare(
         )
     quiet_libraries()
 
-    from linchain.lab.report import check_installed
+    if not dry_run:
+        from linchain.lab.report import check_installed
 
-    check_installed()
+        check_installed()
 
     from linchain.lab.compare import check_folder, run_plan
     from linchain.lab.describe import describe

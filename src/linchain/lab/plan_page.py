@@ -32,8 +32,9 @@ evaluation: {metric: exact_match, max_new_tokens: 48}
 
 With data of one's own: files in JSONL (or JSON, CSV, Parquet), a record a line, such as
 `{"instruction": "What is 2 plus 3?", "output": "2 plus 3 is 5.", "answer": "5"}`. Other columns that are read: `input` beside
-these, `prompt` and `completion`, `messages`, ShareGPT's `conversations`, `text`, or `sentence1`, `sentence2` and `label`. Where an
-instruction or prompt has an `answer`, answers are generated and compared with it; else the score is the loss (`evaluation.metric`).
+these, `prompt` and `completion`, `messages`, ShareGPT's `conversations`, `text`, or `sentence1`, `sentence2` and `label`.
+Where an instruction or prompt has an `answer`, answers are generated and compared with it; else the score is the loss
+(`evaluation.metric`).
 
 ```yaml
 model: models/my-model  # a folder or a Hub name
