@@ -151,7 +151,9 @@ class StopOnSignal(TrainerCallback):
         self.stopped = signal.Signals(number)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.stopped = next((stopped for stopped in exchange(self.stopped) if stopped), None)
-        if self.stopped:
+        # one that comes while this process waits for the others is of the next step
+        told = next((stopped for stopped in exchange(self.stopped) if stopped), None)
+        if told:
+            self.stopped = told
             control.should_save = True
             control.should_training_stop = True
