@@ -7,6 +7,7 @@ among processes, and whole weights and optimizer state out of sharded ones.
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer import CONFIG_NAME, OPTIMIZER_NAME, SCHEDULER_NAME
 
 from linchain import methods, processes
 from linchain.errors import LinchainError
+from linchain.evaluation.models import model_path
+from linchain.files import sha256
 from linchain.training.config import RunConfig
+from linchain.training.environment import commit_of, hash_records, hash_tensors, model_files
+from linchain.training.prepare import PreparedData
 
 FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # set by `accelerate launch`
 WHOLE = StateDictOptions(full_state_dict=True)
@@ -93,6 +98,34 @@ def layout_changes(then: dict[str, Any], before: RunConfig, config: RunConfig) -
     return changes
 
 
+def inputs_of(config: RunConfig, data: PreparedData, start: dict[str, Tensor] | None) -> dict[str, Any]:
+    """What this process has read, by the key that names it, in a form to compare; nothing where it is alone.
+
+    `start` is what a method computed out of the base weights. FSDP2 alone would mix those of several processes: the other
+    engines give all of them the first one's weights.
+    """
+    if processes.count() == 1:
+        return {}
+    folder = model_files(model_path(config.model.name))
+    # not the hashes of the weights: every process would have to read them
+    model: dict[str, Any] = {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
+    model |= {CONFIG_NAME: sha256(folder / CONFIG_NAME), "commit": commit_of(folder)}
+    read = {f"data.{split}": hash_records(records) for split, records in data.records.items()}
+    made = {"method.name": hash_tensors(start)} if start is not None and _is_on(FSDP) else {}
+    return {**read, "model.name": model, **made}
+
+
+def check_same_inputs(inputs: list[dict[str, Any]]) -> None:
+    """LinchainError where one of the processes, whose `inputs_of` these are, has something else than the first."""
+    for rank, found in enumerate(inputs):
+        for key, value in found.items():
+            if value != inputs[0][key]:
+                raise LinchainError(
+                    f"{key}: process {rank} has something else than process 0 has by that name, or computed from it; all "
+                    "machines need the same files"
+                )
+
+
 def _in_checkpoints(config: RunConfig) -> str:
     """What a checkpoint holds as its engine writes it; another engine, or DeepSpeed on other processes, cannot read it."""
     if uses_deepspeed():
@@ -154,10 +187,24 @@ class EngineTrainer(transformers.Trainer):
         return None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if self.is_fsdp_enabled:
-            self._save(output_dir, state_dict=self.whole_state())
-        else:
+        if self.is_deepspeed_enabled:
             super().save_model(output_dir, _internal_call)
+        elif self.is_fsdp_enabled:
+            state = self.whole_state()
+            with self.one_writes():
+                if self.args.should_save:  # not all versions of transformers ask
+                    self._save(output_dir, state_dict=state)
+        else:
+            with self.one_writes():
+                super().save_model(output_dir, _internal_call)
+
+    def one_writes(self) -> AbstractContextManager[None]:
+        """Around what one process writes while the others wait."""
+        return processes.agreed()
+
+    def meets_while_saving(self) -> bool:
+        """Whether the engine makes processes wait for one another while they write a checkpoint."""
+        return self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self._gathers_state())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self._gathers_state():
@@ -166,9 +213,10 @@ class EngineTrainer(transformers.Trainer):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         model, optimizer, scheduler = self._in_training()
         state = get_optimizer_state_dict(model, optimizer, options=options)
-        if self.args.should_save:
-            torch.save(_by_number(state), Path(output_dir, OPTIMIZER_NAME))
-            torch.save(scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+        with self.one_writes():
+            if self.args.should_save:
+                torch.save(_by_number(state), Path(output_dir, OPTIMIZER_NAME))
+                torch.save(scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self._gathers_state():
