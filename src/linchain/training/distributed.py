@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers.trainer import CONFIG_NAME, OPTIMIZER_NAME, SCHEDULER_NAME
 
-from linchain import methods, processes
+from linchain import processes
 from linchain.errors import LinchainError
 from linchain.evaluation.models import model_path
 from linchain.files import sha256
@@ -49,12 +49,10 @@ def check_engine(config: RunConfig) -> None:
                 "fsdp_cpu_ram_efficient_loading: true leaves all processes but the first without the base weights, which a "
                 "method may read for its start; set it to false"
             )
-    if config.training.keep_best and (
-        uses_deepspeed() or (_is_on(FSDP) and methods.get(config.method.name).config is None)
-    ):
+    if config.training.keep_best and uses_deepspeed():
         raise LinchainError(
             "training.keep_best: true brings a checkpoint's weights back at the end, which this engine does not do; leave it "
-            "out, or train an adapter under DDP or FSDP2"
+            "out, or train under DDP or FSDP2"
         )
     if config.method.name == "lora-fa" and (uses_deepspeed() or _is_on(FSDP)):
         raise LinchainError(
@@ -79,14 +77,14 @@ def step_size(config: RunConfig, layout: dict[str, Any]) -> int:
     return layout["processes"] * training.batch_size * training.gradient_accumulation_steps
 
 
-def layout(config: RunConfig) -> dict[str, Any]:
+def layout() -> dict[str, Any]:
     """For environment.json: how many processes train the run, and what its checkpoints hold."""
-    return {"processes": processes.count(), "checkpoints": _in_checkpoints(config)}
+    return {"processes": processes.count(), "checkpoints": _in_checkpoints()}
 
 
 def layout_changes(then: dict[str, Any], before: RunConfig, config: RunConfig) -> list[str]:
     """Why the run of `before`, with the layout `then`, cannot go on as it is started now; nothing where it can."""
-    now, changes = layout(config), []
+    now, changes = layout(), []
     size, new_size = step_size(before, then), step_size(config, now)
     if size != new_size and then["processes"] != now["processes"]:
         changes.append(
@@ -126,15 +124,12 @@ def check_same_inputs(inputs: list[dict[str, Any]]) -> None:
                 )
 
 
-def _in_checkpoints(config: RunConfig) -> str:
+def _in_checkpoints() -> str:
     """What a checkpoint holds as its engine writes it; another engine, or DeepSpeed on other processes, cannot read it."""
     if uses_deepspeed():
         return f"DeepSpeed's state of {processes.count()} processes"
-    if _is_on(FSDP):
-        if os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT") == "SHARDED_STATE_DICT":
-            return "FSDP2's shards"
-        if methods.get(config.method.name).config is None:
-            return "FSDP2's state"
+    if _is_on(FSDP) and os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT") == "SHARDED_STATE_DICT":
+        return "FSDP2's shards"
     return ONE_PROCESS
 
 
@@ -150,9 +145,9 @@ def _is_on(variable: str) -> bool:
 class EngineTrainer(transformers.Trainer):
     """The Trainer, with whole weights from every engine.
 
-    Under FSDP2 every checkpoint also holds the adapter (or model) whole, and, for adapters with `fsdp_state_dict_type:
-    FULL_STATE_DICT`, the optimizer's state in the file and form of a single process: such a run continues on any number of
-    processes, with or without FSDP2.
+    Under FSDP2 every checkpoint also holds the adapter (or model) whole, and, with `fsdp_state_dict_type: FULL_STATE_DICT`,
+    the optimizer's state in the file and form of a single process: such a run continues on any number of processes, with or
+    without FSDP2.
     """
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -220,7 +215,7 @@ class EngineTrainer(transformers.Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self._gathers_state():
-            load_adapter_into_shards(self.model, resume_from_checkpoint)
+            load_into_shards(self.model, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -239,7 +234,7 @@ class EngineTrainer(transformers.Trainer):
 
     def _gathers_state(self) -> bool:
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-        return plugin is not None and "FULL" in str(plugin.state_dict_type) and hasattr(self.model, "peft_config")
+        return plugin is not None and "FULL" in str(plugin.state_dict_type)
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -247,8 +242,21 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, torch.distributed.fsdp.FSDPModule)
 
 
-def load_adapter_into_shards(model: Any, folder: Path | str) -> None:
-    """Gives the sharded parameters of a PeftModel the values of the adapter in `folder`; every process must call it."""
+def load_into_shards(model: Any, folder: Path | str) -> None:
+    """Gives the sharded parameters of `model` the values of the adapter, or model, in `folder`; every process must call it."""
+    adapted = hasattr(model, "peft_config")
+    if adapted:
+        state: Any = _adapter_in(folder, model)
+    else:
+        whole: Any = next(
+            kind for kind in type(model).__mro__ if not issubclass(kind, torch.distributed.fsdp.FSDPModule)
+        )
+        state = whole.from_pretrained(str(folder), dtype=model.dtype, use_safetensors=True).state_dict()
+    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, strict=not adapted))
+
+
+def _adapter_in(folder: Path | str, model: Any) -> dict[str, Tensor]:
+    """The adapter's tensors by the names of the model's parameters."""
     from peft import get_peft_model_state_dict, load_peft_weights
 
     loaded = load_peft_weights(str(folder), device="cpu")
@@ -256,8 +264,7 @@ def load_adapter_into_shards(model: Any, folder: Path | str) -> None:
     # PEFT saves parameters under other names than the model's; it tells them by the tensors that it passes on
     names = {id(tensor): name for name, tensor in own.items()}
     saved = get_peft_model_state_dict(model, state_dict=own)
-    state = {names[id(tensor)]: loaded[name] for name, tensor in saved.items()}
-    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, strict=False))
+    return {names[id(tensor)]: loaded[name] for name, tensor in saved.items()}
 
 
 def _names(state: dict[str, Any]) -> list[str]:

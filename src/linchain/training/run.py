@@ -77,7 +77,7 @@ def check_folder(config: RunConfig, start: Start) -> RunFolder:
     folder.check(start.resume, start.overwrite)
     if start.resume:
         before = load_config(folder.config)
-        then = read_json(folder.environment).get(LAYOUT, ALONE) if folder.environment.is_file() else layout(config)
+        then = read_json(folder.environment).get(LAYOUT, ALONE) if folder.environment.is_file() else layout()
         changed = differences(before, _with_memory_of(before, then, config)) + layout_changes(then, before, config)
         if changed:
             raise LinchainError(
@@ -93,7 +93,7 @@ def _with_memory_of(before: RunConfig, then: dict[str, Any], config: RunConfig) 
 
     was, training = before.training, config.training
     kept: dict[str, Any] = {"gradient_checkpointing": was.gradient_checkpointing}
-    if step_size(config, layout(config)) == step_size(before, then):
+    if step_size(config, layout()) == step_size(before, then):
         kept |= {
             "batch_size": was.batch_size,
             "gradient_accumulation_steps": was.gradient_accumulation_steps,
@@ -189,7 +189,7 @@ def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData, 
         if then.get(part) != now.get(part):
             raise LinchainError(f"--resume: the {part} changed since the run in {folder.path} began")
     write_text(folder.config, dump_config(config))
-    write_json(folder.environment, then | {LAYOUT: layout(config)})
+    write_json(folder.environment, then | {LAYOUT: layout()})
 
 
 def _trainer(
