@@ -6,6 +6,7 @@ does nothing where a process is alone.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,13 +59,21 @@ def joined() -> Iterator[None]:
     from accelerate import PartialState
 
     ours = not dist.is_initialized()
-    PartialState(cpu=not torch.accelerator.is_available())  # chooses device and backend as the trainer will
+    # chooses device and backend as the trainer will
+    PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     _group = dist.new_group(backend="gloo", timeout=PATIENCE)
     try:
         yield
     finally:
         _group = None
     if ours:  # not after an error, which may have left the others in the middle of an exchange
+        atexit.register(_part)  # not yet: a launcher lets its processes meet once, and another run may follow
+
+
+def _part() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 

@@ -35,7 +35,6 @@ def groups(model, method, **options):
     return {
         (group["lr"], group["weight_decay"]): kinds(model, [p for p in group["params"] if p.requires_grad])
         for group in optimizer.param_groups
-        if group["params"]
     }
 
 

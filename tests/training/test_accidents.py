@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +65,13 @@ def test_weights_that_are_no_numbers_get_into_no_checkpoint(configure, monkeypat
     monkeypatch.setattr(RunTrainer, "_save_checkpoint", save)
     with pytest.raises(DivergedError, match=r"lora_A\S* holds values that are no numbers at step 4; .*checkpoint-2"):
         train(config)
+
+
+def test_weights_that_are_no_numbers_in_another_process_are_told_too(monkeypatch):
+    monkeypatch.setattr("linchain.processes.exchange", lambda name: [name, "lora_A"])
+    trainer = SimpleNamespace(model=torch.nn.Linear(1, 1), state=SimpleNamespace(global_step=4))
+    with pytest.raises(DivergedError, match="lora_A holds values that are no numbers at step 4"):
+        RunTrainer._refuse_broken_weights(trainer)
 
 
 def test_a_damaged_checkpoint_costs_its_steps_and_no_more(configure, monkeypatch):

@@ -6,6 +6,7 @@ import resource
 import signal
 
 import pytest
+import torch
 
 from linchain.errors import LinchainError
 from linchain.training.checkpoints import HASHES, Checkpoints, damage
@@ -122,3 +123,12 @@ def test_a_kill_in_the_middle_of_saving_leaves_a_whole_checkpoint(checkpoints, m
         assert os.WTERMSIG(status) == signal.SIGKILL
     assert count > 1, f"{call} is not called"
     assert checkpoints.last() == checkpoints.at(30)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("Connection closed by peer")]
+)
+def test_what_no_disk_refused_is_not_laid_to_the_disk(checkpoints, error):
+    with pytest.raises(type(error), match=str(error)), checkpoints.writing(30):
+        raise error
+    assert checkpoints.search() == (checkpoints.at(20), {})

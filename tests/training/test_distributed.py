@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ from tests.training.two_processes import (
 
 pytestmark = pytest.mark.timeout(900)  # the first test makes all runs of the two processes
 ENGINES = ("ddp", "fsdp2")
+ONE_STEP = {"max_steps": 1, "save_steps": 1}
+FULL: dict[str, Any] = {
+    "method": {"name": "full"},
+    "data": {"validation_size": 2},
+    "training": {"learning_rate": 1e-3, "keep_best": True, "eval_steps": 2},
+}
 BFLOAT16: dict[str, Any] = {"model": {"name": "starter", "dtype": "bfloat16"}, "training": {"precision": "bfloat16"}}
 
 
@@ -61,21 +68,51 @@ def command(*arguments: str) -> tuple[int, str]:
     raise AssertionError("the command line always exits")
 
 
+# the engine, what writes, the process whose disk is then full, and what is not written
+FULL_DISKS = (
+    ("ddp", "linchain.training.trainer.RunTrainer._save", 0, "checkpoint-1 cannot be written"),
+    ("ddp", "linchain.training.trainer.RunTrainer._save_rng_state", 1, "checkpoint-1 cannot be written"),
+    ("ddp", "linchain.training.callbacks.write_jsonl", 0, "run folder"),
+    ("ddp", "linchain.training.run.put_in_place", 0, "run folder"),
+    ("fsdp2", "linchain.training.trainer.RunTrainer._save", 0, "checkpoint-1 cannot be written"),
+)
+
+
+def refusal(config: Any, writer: str = "", refuses: bool = False) -> str:
+    """What a run is told; with `refuses`, after the disk of this process took nothing from `writer`."""
+    full = patch(writer, side_effect=OSError(errno.ENOSPC, "No space left on device")) if refuses else nullcontext()
+    with full, pytest.raises(LinchainError) as told:
+        train(config)
+    assert told.value.in_all_processes
+    return str(told.value)
+
+
 def work(rank: int, folder: str) -> None:
     """One of the two processes: all runs, one after another, and what was found written into the folder."""
-    dist.init_process_group("gloo")
     found: dict[str, Any] = {}
     for engine in ENGINES:
         with patch.dict(os.environ, environment(engine)):
             for method in METHODS:
                 train(whole(folder, f"{method}-{engine}", 2, method))
             train(configure(folder, f"from-one-to-{engine}", 2), Start(resume=True))
-            found[engine] = interrupted(configure(folder, f"from-{engine}-to-one", 2))
+            with patch.object(RunTrainer, "_save", autospec=True, side_effect=RunTrainer._save) as saves:
+                found[engine] = interrupted(configure(folder, f"from-{engine}-to-one", 2))
+            found[f"saved under {engine}"] = saves.call_count
+    found["full disks"] = []
+    for engine, writer, refused, _ in FULL_DISKS:
+        with patch.dict(os.environ, environment(engine)):
+            config = configure(folder, f"{writer}-{engine}", 2, training=ONE_STEP)
+            found["full disks"].append(refusal(config, writer, rank == refused))
     with patch.dict(os.environ, environment("fsdp2")):
         train(configure(folder, "bfloat16-fsdp2", 2, **BFLOAT16))
+        interrupted(configure(folder, "full-from-fsdp2-to-one", 2, **FULL))
+        train(configure(folder, "full-from-one-to-fsdp2", 2, **FULL), Start(resume=True))
     with patch.dict(os.environ, {**environment("fsdp2"), "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}):
         interrupted(configure(folder, "sharded", 2))
         train(configure(folder, "sharded", 2), Start(resume=True))
+    found["other data"] = refusal(
+        configure(folder, "other", 2, data={"train": f"{folder}/{('train', 'test')[rank]}.jsonl"})
+    )
     stopped = configure(folder, "stopped", 2)
 
     def signal_one(trainer: RunTrainer) -> None:
@@ -91,7 +128,6 @@ def work(rank: int, folder: str) -> None:
     found["mistake"] = command("train", f"{folder}/config.yaml", "method.rnak=3")
     found["taken"] = command("train", f"{folder}/config.yaml")
     Path(folder, f"found-{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +140,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     Path(folder, "config.yaml").write_text(json.dumps(configure(folder, "linchain-ddp", 2).model_dump(mode="json")))
     for engine in ENGINES:
         interrupted(configure(folder, f"from-one-to-{engine}", 1))
+    interrupted(configure(folder, "full-from-one-to-fsdp2", 1, **FULL))
     start_two(work, folder)
     return folder
 
@@ -165,6 +202,13 @@ def test_sharded_checkpoints_continue(folder, alone):
     assert (RunFolder(f"{folder}/sharded").path / "checkpoints/checkpoint-4/optimizer_0").is_dir()
 
 
+def test_full_fine_tuning_continues_on_another_number_of_processes(folder):
+    train(configure(folder, "full", 1, **FULL))
+    train(configure(folder, "full-from-fsdp2-to-one", 1, **FULL), Start(resume=True))
+    for name in ("full-from-fsdp2-to-one", "full-from-one-to-fsdp2"):
+        check_equal(outcome(folder, name), outcome(folder, "full"))
+
+
 def test_float32_adapters_over_a_bfloat16_base(folder):
     train(configure(folder, "bfloat16", 1, **BFLOAT16))
     found, expected = outcome(folder, "bfloat16-fsdp2"), outcome(folder, "bfloat16")
@@ -179,6 +223,13 @@ def test_what_one_process_is_told_all_do(folder):
     assert first["stopped"] == second["stopped"] == "stopped at step 2 of 4"
     assert second["seed"] == first["seed"] + 1
     assert (first["ddp"], first["fsdp2"]) == (False, True)
+    assert first["other data"] == second["other data"]
+    assert first["other data"].startswith("data.train: process 1 has something else")
+    assert first["full disks"] == second["full disks"]
+    for told, (*_, what) in zip(first["full disks"], FULL_DISKS, strict=True):
+        assert what in told
+        assert "No space left on device" in told
+    assert (first["saved under fsdp2"], second["saved under fsdp2"]) == (1, 0)
     for key, part in (("mistake", "rnak"), ("taken", "holds a finished run")):
         (status, told), (other_status, other_told) = first[key], second[key]
         assert (status, other_status) == (2, 2)
@@ -220,10 +271,3 @@ def test_what_an_engine_cannot_do_is_refused(variables, overrides, part, monkeyp
     values = {"model": "starter", "data": {"train": "a.jsonl", "validation_size": 2}, "output": "out"}
     with pytest.raises(LinchainError, match=part):
         check_engine(build_config({**values, "training": overrides}))
-
-
-def test_a_comparison_is_started_once(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    status, told = command("compare", "plan.yaml")
-    assert status == 2
-    assert "without torchrun" in told

@@ -60,3 +60,9 @@ def test_a_loss_many_times_the_first_one_explodes(first, then, explodes):
             losses.logged(2)
     else:
         assert losses.logged(2) == pytest.approx(then)
+
+
+def test_the_examples_of_all_processes_are_named(monkeypatch):
+    monkeypatch.setattr("linchain.training.losses.exchange", lambda examples: [["train.jsonl:9"], examples])
+    with pytest.raises(DivergedError, match=r"at step 1, whose examples are train\.jsonl:9, train\.jsonl:1$"):
+        with_losses(math.nan).logged(1)

@@ -115,7 +115,7 @@ def interrupted(config: Any) -> bool:
 
 def outcome(folder: str, name: str) -> dict[str, Any]:
     run = RunFolder(f"{folder}/{name}")
-    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    rows = [row for row in map(json.loads, run.metrics.read_text().splitlines()) if "loss" in row]
     return {
         "trained": load_file(
             run.adapter / "adapter_model.safetensors" if run.adapter.is_dir() else run.model / "model.safetensors"

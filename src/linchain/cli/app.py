@@ -16,7 +16,7 @@ from linchain.cli.methods import methods
 from linchain.cli.report import report
 from linchain.cli.train import train
 from linchain.errors import LinchainError, printable
-from linchain.processes import is_main
+from linchain.processes import is_main, launched
 
 app = typer.Typer(
     name="linchain",
@@ -25,6 +25,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def check_launch(context: typer.Context) -> None:
+    if launched() > 1 and context.invoked_subcommand != train.__name__:
+        error = LinchainError(
+            f"linchain {context.invoked_subcommand} is one process (compare starts one for each GPU by itself); start it "
+            "without torchrun or accelerate launch"
+        )
+        error.in_all_processes = True
+        raise error
+
+
 app.command()(train)
 app.command()(evaluate)
 app.command()(compare)

@@ -30,14 +30,8 @@ def compare(
     """Search, train and test every method of PLAN alike, and write a report. Started again, it continues."""
     from rich.console import Console
 
-    from linchain.errors import LinchainError
-    from linchain.processes import launched
     from linchain.quiet import quiet_libraries
 
-    if launched() > 1:
-        raise LinchainError(
-            "linchain compare starts a process for each GPU by itself; start it without torchrun or accelerate launch"
-        )
     quiet_libraries()
 
     if not dry_run:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 def loraplus(model: PeftModel, lr: float, weight_decay: float, own: Mapping[str, Any]) -> Optimizer:
     """LoRA+ (arXiv 2402.12354): AdamW with B, and a chain's matrices, at `own["loraplus_lr_ratio"]` times A's rate `lr`."""
     # by the module, not by name: linchain.tuners puts a function of its own around PEFT's
-    return optimizers.create_loraplus_optimizer(
+    optimizer = optimizers.create_loraplus_optimizer(
         model,
         torch.optim.AdamW,
         lr=lr,
@@ -21,6 +21,9 @@ def loraplus(model: PeftModel, lr: float, weight_decay: float, own: Mapping[str,
         loraplus_weight_decay=weight_decay,
         fused=True,  # as the Trainer's own: one operation for all small tensors of a group
     )
+    # PEFT makes groups for embeddings and vectors that may not be there; FSDP2 brings no state back into an empty one
+    optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
+    return optimizer
 
 
 def lorafa(model: PeftModel, lr: float, weight_decay: float, own: Mapping[str, Any]) -> Optimizer:

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,17 +25,18 @@ LOGGED = ("loss", "eval_loss", "learning_rate", "grad_norm", "epoch")
 class MetricsFile(TrainerCallback):
     """Appends each logged step to metrics.jsonl."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, together: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """`together` is around each writing; every process enters it."""
+        self.path, self.together = path, together
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not is_main():
-            return
-        # What was written after the checkpoint that a resumed run starts from will be written again.
-        kept = [row for row in read_jsonl(self.path) if row["step"] <= state.global_step] if self.path.exists() else []
-        write_jsonl(self.path, kept)
+        with self.together():
+            if is_main():
+                # What was written after the checkpoint that a resumed run starts from will be written again.
+                rows = read_jsonl(self.path) if self.path.exists() else []
+                write_jsonl(self.path, [row for row in rows if row["step"] <= state.global_step])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # Else the steps behind the last multiple of logging_steps would be of no row, and the final loss not the final one.
@@ -50,10 +52,12 @@ class MetricsFile(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         row = {name: value for name, value in (logs or {}).items() if name in LOGGED}
-        if not ({"loss", "eval_loss"} & row.keys()) or not is_main():
+        if not {"loss", "eval_loss"} & row.keys():
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **row}) + "\n")
+        with self.together():
+            if is_main():
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": state.global_step, **row}) + "\n")
 
 
 class AtBeginning(TrainerCallback):
@@ -151,7 +155,9 @@ class StopOnSignal(TrainerCallback):
         self.stopped = signal.Signals(number)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.stopped = next((stopped for stopped in exchange(self.stopped) if stopped), None)
-        if self.stopped:
+        # one that comes while this process waits for the others is of the next step
+        told = next((stopped for stopped in exchange(self.stopped) if stopped), None)
+        if told:
+            self.stopped = told
             control.should_save = True
             control.should_training_stop = True

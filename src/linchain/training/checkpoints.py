@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from linchain import processes
 from linchain.errors import LinchainError, first_line
 from linchain.files import PART, put_in_place, read_json, sha256, write_json
 
@@ -23,8 +24,9 @@ HASHES = "hashes.json"
 TRAINER_STATE = "trainer_state.json"
 SCRATCH = f"saving{PART}"
 KEPT = 2
-# what a disk that takes no more makes the system, torch and safetensors raise
+# what a disk that takes no more makes the system, torch and safetensors raise; of torch's only what its writer of files says
 UNWRITTEN = (OSError, RuntimeError, SafetensorError)
+TORCHS_WRITER = "inline_container"
 
 
 @dataclass(frozen=True)
@@ -61,25 +63,55 @@ class Checkpoints:
         return self.search()[0]
 
     @contextmanager
-    def writing(self, step: int) -> Iterator[Path]:
+    def writing(self, step: int, waits: bool = True) -> Iterator[Path]:
         """A folder for the trainer to save into; its `checkpoint-<step>` is put in place where the block ends well.
 
-        Raises LinchainError, and leaves the other checkpoints as they were, where the disk does not take it.
+        Every process enters it; the main one puts the checkpoint in place when all have written their parts. Raises
+        LinchainError, and leaves the other checkpoints as they were, where the disk does not take it: in all of them, or,
+        without `waits`, at once in the one that it refuses, because the others may be waiting for it within the block.
         """
-        whole = self.at(step)
-        scratch = self.scratch
         try:
-            self.tidy()
-            yield scratch
-            part = scratch / whole.name
-            write_json(part / HASHES, {name: sha256(part / name) for name in _files(part)})
-            if whole.exists():  # it was damaged: the run came back to its step
-                _remove(whole)
-            put_in_place(part, whole)
-            scratch.rmdir()
+            with self.together(step):
+                if processes.is_main():
+                    self.tidy()
+            with self.together(step) if waits else self.told(step):
+                yield self.scratch
+            processes.exchange(None)  # all have written their parts
+            with self.together(step):
+                if processes.is_main():
+                    self._put_in_place(self.at(step))
+        except LinchainError:
+            if processes.is_main():
+                shutil.rmtree(self.scratch, ignore_errors=True)
+            raise
+
+    @contextmanager
+    def together(self, step: int) -> Iterator[None]:
+        """A block that all processes leave together: what the disk does not take of one is a LinchainError in all.
+
+        Nothing in it may make the others wait after one has failed.
+        """
+        with processes.agreed(), self.told(step):
+            yield
+
+    @contextmanager
+    def told(self, step: int) -> Iterator[None]:
+        """Makes a LinchainError of what is raised where the disk takes no more of the checkpoint of `step`."""
+        try:
+            yield
         except UNWRITTEN as error:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise LinchainError(f"checkpoint {whole} cannot be written: {_reason(error)}{self._kept()}") from error
+            if isinstance(error, RuntimeError) and TORCHS_WRITER not in str(error):
+                raise
+            what = f"checkpoint {self.at(step)} cannot be written: {_reason(error)}"
+            raise LinchainError(f"{what}{self._kept()}") from error
+
+    def _put_in_place(self, whole: Path) -> None:
+        part = self.scratch / whole.name
+        write_json(part / HASHES, {name: sha256(part / name) for name in _files(part)})
+        if whole.exists():  # it was damaged: the run came back to its step
+            _remove(whole)
+        put_in_place(part, whole)
+        self.scratch.rmdir()
 
     def prune(self, best: int | None) -> None:
         """Remove all but the last ones that are whole, and that of the step `best`."""

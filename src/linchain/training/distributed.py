@@ -7,6 +7,7 @@ among processes, and whole weights and optimizer state out of sharded ones.
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer import CONFIG_NAME, OPTIMIZER_NAME, SCHEDULER_NAME
 
-from linchain import methods, processes
+from linchain import processes
 from linchain.errors import LinchainError
+from linchain.evaluation.models import model_path
+from linchain.files import sha256
 from linchain.training.config import RunConfig
+from linchain.training.environment import commit_of, hash_records, hash_tensors, model_files
+from linchain.training.prepare import PreparedData
 
 FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # set by `accelerate launch`
 WHOLE = StateDictOptions(full_state_dict=True)
@@ -44,12 +49,10 @@ def check_engine(config: RunConfig) -> None:
                 "fsdp_cpu_ram_efficient_loading: true leaves all processes but the first without the base weights, which a "
                 "method may read for its start; set it to false"
             )
-    if config.training.keep_best and (
-        uses_deepspeed() or (_is_on(FSDP) and methods.get(config.method.name).config is None)
-    ):
+    if config.training.keep_best and uses_deepspeed():
         raise LinchainError(
             "training.keep_best: true brings a checkpoint's weights back at the end, which this engine does not do; leave it "
-            "out, or train an adapter under DDP or FSDP2"
+            "out, or train under DDP or FSDP2"
         )
     if config.method.name == "lora-fa" and (uses_deepspeed() or _is_on(FSDP)):
         raise LinchainError(
@@ -74,14 +77,14 @@ def step_size(config: RunConfig, layout: dict[str, Any]) -> int:
     return layout["processes"] * training.batch_size * training.gradient_accumulation_steps
 
 
-def layout(config: RunConfig) -> dict[str, Any]:
+def layout() -> dict[str, Any]:
     """For environment.json: how many processes train the run, and what its checkpoints hold."""
-    return {"processes": processes.count(), "checkpoints": _in_checkpoints(config)}
+    return {"processes": processes.count(), "checkpoints": _in_checkpoints()}
 
 
 def layout_changes(then: dict[str, Any], before: RunConfig, config: RunConfig) -> list[str]:
     """Why the run of `before`, with the layout `then`, cannot go on as it is started now; nothing where it can."""
-    now, changes = layout(config), []
+    now, changes = layout(), []
     size, new_size = step_size(before, then), step_size(config, now)
     if size != new_size and then["processes"] != now["processes"]:
         changes.append(
@@ -93,15 +96,40 @@ def layout_changes(then: dict[str, Any], before: RunConfig, config: RunConfig) -
     return changes
 
 
-def _in_checkpoints(config: RunConfig) -> str:
+def inputs_of(config: RunConfig, data: PreparedData, start: dict[str, Tensor] | None) -> dict[str, Any]:
+    """What this process has read, by the key that names it, in a form to compare; nothing where it is alone.
+
+    `start` is what a method computed out of the base weights. FSDP2 alone would mix those of several processes: the other
+    engines give all of them the first one's weights.
+    """
+    if processes.count() == 1:
+        return {}
+    folder = model_files(model_path(config.model.name))
+    # not the hashes of the weights: every process would have to read them
+    model: dict[str, Any] = {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
+    model |= {CONFIG_NAME: sha256(folder / CONFIG_NAME), "commit": commit_of(folder)}
+    read = {f"data.{split}": hash_records(records) for split, records in data.records.items()}
+    made = {"method.name": hash_tensors(start)} if start is not None and _is_on(FSDP) else {}
+    return {**read, "model.name": model, **made}
+
+
+def check_same_inputs(inputs: list[dict[str, Any]]) -> None:
+    """LinchainError where one of the processes, whose `inputs_of` these are, has something else than the first."""
+    for rank, found in enumerate(inputs):
+        for key, value in found.items():
+            if value != inputs[0][key]:
+                raise LinchainError(
+                    f"{key}: process {rank} has something else than process 0 has by that name, or computed from it; all "
+                    "machines need the same files"
+                )
+
+
+def _in_checkpoints() -> str:
     """What a checkpoint holds as its engine writes it; another engine, or DeepSpeed on other processes, cannot read it."""
     if uses_deepspeed():
         return f"DeepSpeed's state of {processes.count()} processes"
-    if _is_on(FSDP):
-        if os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT") == "SHARDED_STATE_DICT":
-            return "FSDP2's shards"
-        if methods.get(config.method.name).config is None:
-            return "FSDP2's state"
+    if _is_on(FSDP) and os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT") == "SHARDED_STATE_DICT":
+        return "FSDP2's shards"
     return ONE_PROCESS
 
 
@@ -117,9 +145,9 @@ def _is_on(variable: str) -> bool:
 class EngineTrainer(transformers.Trainer):
     """The Trainer, with whole weights from every engine.
 
-    Under FSDP2 every checkpoint also holds the adapter (or model) whole, and, for adapters with `fsdp_state_dict_type:
-    FULL_STATE_DICT`, the optimizer's state in the file and form of a single process: such a run continues on any number of
-    processes, with or without FSDP2.
+    Under FSDP2 every checkpoint also holds the adapter (or model) whole, and, with `fsdp_state_dict_type: FULL_STATE_DICT`,
+    the optimizer's state in the file and form of a single process: such a run continues on any number of processes, with or
+    without FSDP2.
     """
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -154,10 +182,24 @@ class EngineTrainer(transformers.Trainer):
         return None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if self.is_fsdp_enabled:
-            self._save(output_dir, state_dict=self.whole_state())
-        else:
+        if self.is_deepspeed_enabled:
             super().save_model(output_dir, _internal_call)
+        elif self.is_fsdp_enabled:
+            state = self.whole_state()
+            with self.one_writes():
+                if self.args.should_save:  # not all versions of transformers ask
+                    self._save(output_dir, state_dict=state)
+        else:
+            with self.one_writes():
+                super().save_model(output_dir, _internal_call)
+
+    def one_writes(self) -> AbstractContextManager[None]:
+        """Around what one process writes while the others wait."""
+        return processes.agreed()
+
+    def meets_while_saving(self) -> bool:
+        """Whether the engine makes processes wait for one another while they write a checkpoint."""
+        return self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self._gathers_state())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self._gathers_state():
@@ -166,13 +208,14 @@ class EngineTrainer(transformers.Trainer):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         model, optimizer, scheduler = self._in_training()
         state = get_optimizer_state_dict(model, optimizer, options=options)
-        if self.args.should_save:
-            torch.save(_by_number(state), Path(output_dir, OPTIMIZER_NAME))
-            torch.save(scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+        with self.one_writes():
+            if self.args.should_save:
+                torch.save(_by_number(state), Path(output_dir, OPTIMIZER_NAME))
+                torch.save(scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self._gathers_state():
-            load_adapter_into_shards(self.model, resume_from_checkpoint)
+            load_into_shards(self.model, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -191,7 +234,7 @@ class EngineTrainer(transformers.Trainer):
 
     def _gathers_state(self) -> bool:
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-        return plugin is not None and "FULL" in str(plugin.state_dict_type) and hasattr(self.model, "peft_config")
+        return plugin is not None and "FULL" in str(plugin.state_dict_type)
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -199,8 +242,21 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, torch.distributed.fsdp.FSDPModule)
 
 
-def load_adapter_into_shards(model: Any, folder: Path | str) -> None:
-    """Gives the sharded parameters of a PeftModel the values of the adapter in `folder`; every process must call it."""
+def load_into_shards(model: Any, folder: Path | str) -> None:
+    """Gives the sharded parameters of `model` the values of the adapter, or model, in `folder`; every process must call it."""
+    adapted = hasattr(model, "peft_config")
+    if adapted:
+        state: Any = _adapter_in(folder, model)
+    else:
+        whole: Any = next(
+            kind for kind in type(model).__mro__ if not issubclass(kind, torch.distributed.fsdp.FSDPModule)
+        )
+        state = whole.from_pretrained(str(folder), dtype=model.dtype, use_safetensors=True).state_dict()
+    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, strict=not adapted))
+
+
+def _adapter_in(folder: Path | str, model: Any) -> dict[str, Tensor]:
+    """The adapter's tensors by the names of the model's parameters."""
     from peft import get_peft_model_state_dict, load_peft_weights
 
     loaded = load_peft_weights(str(folder), device="cpu")
@@ -208,8 +264,7 @@ def load_adapter_into_shards(model: Any, folder: Path | str) -> None:
     # PEFT saves parameters under other names than the model's; it tells them by the tensors that it passes on
     names = {id(tensor): name for name, tensor in own.items()}
     saved = get_peft_model_state_dict(model, state_dict=own)
-    state = {names[id(tensor)]: loaded[name] for name, tensor in saved.items()}
-    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, strict=False))
+    return {names[id(tensor)]: loaded[name] for name, tensor in saved.items()}
 
 
 def _names(state: dict[str, Any]) -> list[str]:

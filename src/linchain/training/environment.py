@@ -26,7 +26,7 @@ def describe_environment(model: str, data: dict[str, list[Record]]) -> dict[str,
     return {
         **describe_machine(),
         "model": hash_model(folder),
-        "model_commit": folder.name if folder.parent.name == "snapshots" else None,
+        "model_commit": commit_of(folder),
         "data": {split: {"records": len(records), "sha256": hash_records(records)} for split, records in data.items()},
     }
 
@@ -62,6 +62,11 @@ def model_files(model: str) -> Path:
     from transformers.utils import cached_file
 
     return Path(str(cached_file(model, "config.json"))).parent
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit on the Hub of the model in `folder`, where that is the Hub's cache."""
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def hash_model(folder: Path) -> dict[str, str]:

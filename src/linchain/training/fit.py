@@ -16,7 +16,7 @@ from linchain.training.callbacks import ProgressBar, StopOnSignal
 from linchain.training.checkpoints import checkpoint_step, damage, trainer_state
 from linchain.training.config import RunConfig
 from linchain.training.display import steps_of
-from linchain.training.distributed import is_sharded, load_adapter_into_shards
+from linchain.training.distributed import is_sharded, load_into_shards
 from linchain.training.out_of_memory import is_out_of_memory, while_training
 from linchain.training.prepare import PreparedData
 from linchain.training.run_folder import RunFolder
@@ -88,7 +88,7 @@ def _load_weights(checkpoint: Path, model: Any) -> None:
     if wrong := damage(checkpoint):
         raise LinchainError(f"checkpoint {checkpoint} is damaged ({wrong}); --overwrite starts the run again")
     if is_sharded(model):
-        load_adapter_into_shards(model, checkpoint)
+        load_into_shards(model, checkpoint)
     elif isinstance(model, peft.PeftModel):
         peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(checkpoint), device="cpu"))
     else:

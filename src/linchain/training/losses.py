@@ -11,6 +11,7 @@ import torch
 
 from linchain.errors import DivergedError
 from linchain.files import read_json, write_json
+from linchain.processes import exchange
 
 FILE = "losses.json"  # in a checkpoint
 EXPLODED = 10.0
@@ -29,7 +30,7 @@ class StepLosses:
         self.reduce = reduce
         self.first: float | None = None  # what was logged first
         self.fetched: list[float] = []
-        self.examples: list[str] = []  # of the last step
+        self.examples: list[str] = []  # of the last step, in this process
         self._waiting: list[tuple[int, torch.Tensor, list[str]]] = []  # step, loss, its examples
 
     def add(self, step: int, loss: torch.Tensor, examples: Sequence[str]) -> None:
@@ -81,5 +82,7 @@ class StepLosses:
 
 
 def _listed(examples: list[str]) -> str:
+    """Those of all processes, which come here together: the loss is the mean over all of them."""
+    examples = [example for part in exchange(examples) for example in part]
     more = len(examples) - SHOWN_EXAMPLES
     return ", ".join(examples[:SHOWN_EXAMPLES]) + (f" and {more} more" if more > 0 else "")

@@ -77,7 +77,7 @@ def check_folder(config: RunConfig, start: Start) -> RunFolder:
     folder.check(start.resume, start.overwrite)
     if start.resume:
         before = load_config(folder.config)
-        then = read_json(folder.environment).get(LAYOUT, ALONE) if folder.environment.is_file() else layout(config)
+        then = read_json(folder.environment).get(LAYOUT, ALONE) if folder.environment.is_file() else layout()
         changed = differences(before, _with_memory_of(before, then, config)) + layout_changes(then, before, config)
         if changed:
             raise LinchainError(
@@ -93,7 +93,7 @@ def _with_memory_of(before: RunConfig, then: dict[str, Any], config: RunConfig) 
 
     was, training = before.training, config.training
     kept: dict[str, Any] = {"gradient_checkpointing": was.gradient_checkpointing}
-    if step_size(config, layout(config)) == step_size(before, then):
+    if step_size(config, layout()) == step_size(before, then):
         kept |= {
             "batch_size": was.batch_size,
             "gradient_accumulation_steps": was.gradient_accumulation_steps,
@@ -120,14 +120,19 @@ def run_prepared(
     from linchain.convert.moved_base import start_of
     from linchain.diagnostics.parameters import parameter_counts
     from linchain.training.display import paths, score_table
+    from linchain.training.distributed import check_same_inputs, inputs_of
     from linchain.training.fit import fit
     from linchain.training.trainer import trainer_arguments
 
-    arguments = trainer_arguments(config, folder, data.validation is not None)
     counts = parameter_counts(model)
     with ExitStack() as held, _told_of_the_disk(folder):
-        with agreed(), _told_of_the_disk(folder):
+        with _together(folder):
+            arguments = trainer_arguments(config, folder, data.validation is not None)
             start_tensors = start_of(model)
+            inputs = inputs_of(config, data, start_tensors)
+        with agreed():
+            check_same_inputs(exchange(inputs))
+        with _together(folder):
             if is_main():
                 held.enter_context(folder.in_use())
                 folder.check(start.resume, start.overwrite)
@@ -144,7 +149,8 @@ def run_prepared(
         scores: dict[str, list[Score]] = {}
         if data.test and config.evaluation.baseline:
             scores["before"] = evaluate("before", data.test, trainer.model)
-        _save_trained(config, folder, data, trainer, start_tensors)
+        with _together(folder):
+            _save_trained(config, folder, data, trainer, start_tensors)
         if data.scored_validation:
             scores["validation"] = evaluate("validation", data.scored_validation, trainer.model)
         if data.test:
@@ -153,9 +159,10 @@ def run_prepared(
             "seconds": round(time.perf_counter() - began, 1),
             "resumed_from_step": resumed_from,
         }
-        if is_main():
-            _plot(folder)
-            write_json(folder.result, result)
+        with _together(folder):
+            if is_main():
+                _plot(folder)
+                write_json(folder.result, result)
     if validation := scores.get("validation"):
         console.print(score_table("validation data", {"after": validation}))
     if test := {stage: found for stage, found in scores.items() if stage != "validation"}:
@@ -182,7 +189,7 @@ def _write_beginnings(config: RunConfig, folder: RunFolder, data: PreparedData, 
         if then.get(part) != now.get(part):
             raise LinchainError(f"--resume: the {part} changed since the run in {folder.path} began")
     write_text(folder.config, dump_config(config))
-    write_json(folder.environment, then | {LAYOUT: layout(config)})
+    write_json(folder.environment, then | {LAYOUT: layout()})
 
 
 def _trainer(
@@ -191,7 +198,7 @@ def _trainer(
     from linchain.training.callbacks import AtBeginning, MetricsFile
     from linchain.training.trainer import RunTrainer
 
-    callbacks: list[Any] = [MetricsFile(folder.metrics)]
+    callbacks: list[Any] = [MetricsFile(folder.metrics, partial(_together, folder))]
     if data.test and config.evaluation.baseline:
         # first of all; not earlier, because some engines bring the weights to their devices when the training begins
         callbacks.insert(0, AtBeginning(partial(evaluate, "before", data.test)))
@@ -240,6 +247,13 @@ def _told_of_the_disk(folder: RunFolder) -> Iterator[None]:
         raise LinchainError(f"run folder {folder.path}: {error}; when that is mended, --resume continues") from error
 
 
+@contextmanager
+def _together(folder: RunFolder) -> Iterator[None]:
+    """A block that all processes leave together: what the disk does not take of one is a LinchainError in all."""
+    with agreed(), _told_of_the_disk(folder):
+        yield
+
+
 def _save_for_whole_base(part: Path, start: dict[str, Any]) -> None:
     """Puts in the place of the adapter in `part`, which took `start` out of the base weights, the one that fits them as
     they were."""
@@ -265,8 +279,9 @@ def _evaluate(
         if not is_out_of_memory(error):
             raise
         raise while_evaluating(config.evaluation.batch_size) from error
-    if is_main():
-        write_jsonl(file, rows)
+    with _together(folder):
+        if is_main():
+            write_jsonl(file, rows)
     return score(test.metric, rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,10 +166,8 @@ class RunTrainer(EngineTrainer):
         self._refuse_broken_weights()
         step = self.state.global_step
         main = processes.is_main()
-        with self.checkpoints.writing(step) if main else nullcontext(self.checkpoints.scratch) as self.saving:
-            processes.exchange(None)  # the folder is ready
+        with self.checkpoints.writing(step, waits=not self.meets_while_saving()) as self.saving:
             super()._save_checkpoint(model, trial)
-            processes.exchange(None)  # all have written their parts
             # transformers takes the folder that is being written for the best one's: best_global_step tells which it is
             self.state.best_model_checkpoint = None
             if main:
@@ -181,11 +179,15 @@ class RunTrainer(EngineTrainer):
             self.checkpoints.prune(self.state.best_global_step)
         processes.exchange(None)  # the checkpoint is in its place
 
+    def one_writes(self) -> AbstractContextManager[None]:
+        return self.checkpoints.together(self.state.global_step)
+
     def _refuse_broken_weights(self) -> None:
         model: Any = self.model
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not parameter.isfinite().all():
-                raise DivergedError(f"{name} holds values that are no numbers at step {self.state.global_step}")
+        trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+        broken = next((name for name, parameter in trained if not parameter.isfinite().all()), None)
+        if broken := next((name for name in processes.exchange(broken) if name), None):
+            raise DivergedError(f"{broken} holds values that are no numbers at step {self.state.global_step}")
 
 
 def training_batch(examples: Sequence[Example], pad_token_id: int) -> dict[str, Any]:
