@@ -1,4 +1,4 @@
-"""Runs one of the inputs under Atheris: python -m fuzz config|data|adapter [libFuzzer's options]."""
+"""Runs one of the inputs under Atheris: python -m fuzz config|data|adapter|model [libFuzzer's options]."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ NUMBERS = (
     float("nan"),
 )
 TEXTS = (
-    "", " ", "a", "q_proj", "0", "8", "1e3", "nan", "1" * 5000, "true", "(", "(a+)+$", "*", ".", "..", "../x", "~nobody/x",
+    "", " ", "a", "q_proj", "0", "8", "1e3", "nan", "1" * 5000, "0x" + "f" * 5000, "1" + ":1" * 3000, "0o7", "true", "(",
+    "(a+)+$", "*", ".", "..", "../x", "~nobody/x",
     "/", "\0", "\x1b[31m", "[red]", "=1+1", "|", "<b>", "\ud800", "é", "x" * 300, "task:", "task:gsm8k", "starter:add",
     "all-linear", "pissa", "identity", "auto",
 )  # fmt: skip

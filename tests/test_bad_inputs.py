@@ -7,18 +7,30 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from linchain import starter
 from linchain.convert.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
+from linchain.convert.base import BaseModel
 from linchain.errors import LinchainError
-from linchain.evaluation.models import LABELS_FILE, adapter_base, adapter_labels, model_path
+from linchain.evaluation.models import (
+    LABELS_FILE,
+    adapter_base,
+    adapter_labels,
+    load_model,
+    load_model_config,
+    load_tokenizer,
+    model_path,
+)
 from linchain.lab.plan import load_plan
 from linchain.methods.attach import attach
 from linchain.tasks.formats import get_format
@@ -35,8 +47,12 @@ PLAN += RUN.replace("}", ", test: b.jsonl}")
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)
 )
+TEXTS = f"a: &a {'x' * 10_000}\nb: [{', '.join(['*a'] * 1000)}]\n"
+HEX, SEXAGESIMAL = "0x" + "f" * 6000, "1" + ":1" * 3000
+NEVER = "((([a-z_.0-9]+)+)+)+!"  # a pattern that tries every way to cut a name into parts
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 A, B, CHAIN = f"{MODULE}.lora_A.weight", f"{MODULE}.lora_B.weight", f"{MODULE}.lora_A.chain"
+MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 PAIR = {"sentence1": "one", "label": 1}
 
 
@@ -108,10 +124,46 @@ def link(name: str, target: str) -> Attempt:
 
     def read(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(target)
-        read_adapter(folder)
+        load_tokenizer(str(folder)) if name == "x" else read_adapter(folder)
 
     return adapter(read)
+
+
+def pipe(name: str, read: Callable[[Path], Any]) -> Attempt:
+    """Reads an adapter with a pipe in its folder, whose reading would never end."""
+
+    def attempt(folder: Path) -> None:
+        os.mkfifo(folder / name)
+        read(folder)
+
+    return adapter(attempt)
+
+
+def model(name: str, content: Any, read: Callable[[str], Any] = load_model_config) -> Attempt:
+    """Reads the starter's folder with other content in the file `name`: a text, or values beside those that are there."""
+
+    def attempt(folder: Path) -> None:
+        shutil.copytree(starter.model_dir(), folder, dirs_exist_ok=True)
+        old = (folder / name).read_text()
+        _written(folder / name, content if isinstance(content, str) else json.dumps(json.loads(old) | content))
+        read(str(folder))
+
+    return attempt
+
+
+def _weights(folder: str) -> None:
+    load_model(folder, load_tokenizer("starter"))
+
+
+def _class(folder: str) -> None:
+    BaseModel(folder, SimpleNamespace(task_type=None), {}, Path(folder)).model_class()  # type: ignore[arg-type]
+
+
+def _chat(folder: str) -> None:
+    records = read_records(str(_written(Path(folder, "a.jsonl"), json.dumps({"messages": MESSAGES}))), "train")
+    get_format("messages", records, "causal_lm").text(records[0], load_tokenizer(folder))
 
 
 def on_base(**fields: Any) -> Attempt:
@@ -158,14 +210,19 @@ CASES: dict[str, tuple[Attempt, str]] = {
     "a tag that runs code": (config("a: !!python/object/apply:os.system [true]"), "could not determine a constructor"),
     "a list as a key": (config("? [a]\n: 1"), "run.yaml:1: not valid YAML (a key is no text)"),
     "a date that is none": (config("a: 2020-13-40"), "not valid YAML (month must be in 1..12)"),
-    "a number of 5000 digits": (config("a: " + "9" * 5000), "not valid YAML (Exceeds the limit"),
+    "a number of 5000 digits": (config("a: " + "9" * 5000), "1: not valid YAML (an integer of more than 1,000 digits)"),
+    "a hexadecimal number of 6000 digits": (config("a: " + HEX), "an integer of more than 1,000 digits"),
+    "a hexadecimal key": (config(f"? {HEX}\n: 1"), "an integer of more than 1,000 digits"),
+    "a sexagesimal number without end": (config("a: " + SEXAGESIMAL), "an integer of more than 1,000 digits"),
+    "aliases of a long text": (config(RUN + TEXTS), "it holds itself or more than 100,000 values"),
     "no text": (config("a: \0"), "not valid YAML (unacceptable character #x0000"),
     "an empty file": (config(""), "expected a mapping of keys to values, found NoneType"),
     "keys that are numbers": (config(RUN + "1: 2\n"), "1: Keys should be strings, found 1"),
     # configurations: values
     "an override without a value": (config(RUN, "training"), "override 'training': expected key=value"),
     "an override that is no path": (config(RUN, "a b=1"), "override 'a b=1': expected key=value"),
-    "an override of 5000 digits": (config(RUN, "training.seed=" + "9" * 5000), "not valid YAML (Exceeds the limit"),
+    "an override of 5000 digits": (config(RUN, "training.seed=" + "9" * 5000), "an integer of more than 1,000 digits"),
+    "an override of 6000 hexadecimal digits": (config(RUN, f"method.r={HEX}"), "an integer of more than 1,000 digits"),
     "an override with a tag": (config(RUN, "output=!!python/name:os.system"), "could not determine a constructor"),
     "a rank beyond any float": (config(RUN, f"method.lora_alpha={10**400}"), "lora_alpha must be a positive number"),
     "not a number": (config(RUN, "training.learning_rate=.nan"), "training.learning_rate: must be"),
@@ -235,6 +292,11 @@ CASES: dict[str, tuple[Attempt, str]] = {
     "a module to import": (adapter(megatron_config={"a": 1}, megatron_core="os"), "PEFT would import the module"),
     "layers without end": (adapter(layer_replication=[[0, 10**9]]), "layer_replication is not accepted"),
     "tokens beyond the vocabulary": (on_base(trainable_token_indices=[10**9]), "tensors missing), which the base model needs"),
+    "targets that match without end": (on_base(target_modules=NEVER, layers_to_transform=None), "its patterns for modules"),
+    "ranks that match without end": (on_base(rank_pattern={NEVER: 2}), "its patterns for modules"),
+    "exclusions that match without end": (on_base(exclude_modules=NEVER), "its patterns for modules"),
+    "layers that match without end": (on_base(layers_pattern=NEVER), "its patterns for modules"),
+    "a pattern too deep to be read": (adapter(target_modules="(" * 5000), "target_modules must be a list of module names"),
     "targets of another model": (on_base(target_modules=["no_such"]), "was made for another model"),
     # adapters: the base model that they name
     "a base up the folders": (adapter(adapter_base, base_model_name_or_path="../secret"), "name the base model with --model"),
@@ -253,6 +315,7 @@ CASES: dict[str, tuple[Attempt, str]] = {
     "an A without inputs": (tensors(A=torch.ones(2, 0)), "is empty, its shape is (2, 0)"),
     "integers": (tensors(A=torch.ones(2, 8, dtype=torch.int64)), "has dtype I64; expected one of F64, F32, BF16, F16"),
     "NaN": (tensors(B=torch.full((8, 2), torch.nan)), "lora_B.weight holds values that are not finite"),
+    "a name of two lines": (tensors(**{"x\nverified": torch.tensor([torch.inf])}), "x\\nverified holds values that are not"),
     "infinity in a saved module": (tensors(x=torch.tensor([torch.inf])), "x holds values that are not finite"),
     "blocks of another size": (
         tensors({"peft_type": "BONE", "form": "col", "r": 3}, **{f"{MODULE}.bone_block": torch.ones(4, 2, 2)}),
@@ -278,11 +341,40 @@ CASES: dict[str, tuple[Attempt, str]] = {
     "a link to the weights of others": (link(WEIGHTS_FILE, "/etc/hostname"), "is a link out of the folder"),
     "a link to a tokenizer elsewhere": (link("tokenizer.json", "../../tokenizer.json"), "is a link out of the folder"),
     "links in a circle": (link("a", "a"), "cannot be followed"),
+    "a link among the templates": (link("additional_chat_templates/a.jinja", "/etc/hostname"), "a.jinja is a link out of"),
+    "a link beside a tokenizer": (link("x", "/etc/hostname"), "x is a link out of the folder"),
+    "a pipe in the place of a file": (pipe(LABELS_FILE, read_adapter), "labels.json is no file"),
+    "a pipe in the place of classes": (pipe(LABELS_FILE, adapter_labels), "labels.json cannot be read: it is no file"),
+    # models
+    "a model's configuration that is a list": (model("config.json", "[]"), "config.json holds no object, but []"),
+    "a model's configuration nested too deeply": (model("config.json", "[" * 100_000), "maximum recursion depth"),
+    "a width that is a text": (model("config.json", {"hidden_size": "abc"}), "'hidden_size': TypeError: Field 'hidden_size'"),
+    "no heads": (model("config.json", {"num_attention_heads": 0}), "cannot be loaded: ZeroDivisionError"),
+    "classes without end in a model": (model("config.json", {"num_labels": 10**9}), "num_labels 1000000000 is too large"),
+    "layers without end in a model": (model("config.json", {"num_hidden_layers": 10**7}), "num_hidden_layers 10000000 is too"),
+    "layers without end in a part of a model": (model("config.json", {"text_config": {"n_layer": 10**7}}), "n_layer 1000"),
+    "an architecture that is a number": (model("config.json", {"architectures": 5}), "architectures must be a list of names"),
+    "an architecture that is null": (model("config.json", {"architectures": [None]}), "architectures must be a list of names"),
+    "an architecture of no model": (model("config.json", {"architectures": ["AutoTokenizer"]}, _class), "is a AutoTokenizer"),
+    "a quantisation that is a list": (model("config.json", {"quantization_config": [1]}), "must be an object, got [1]"),
+    "a dtype of no library in a model": (model("config.json", {"dtype": "nope"}), "cannot be loaded: AttributeError"),
+    "generation settings that are a list": (model("generation_config.json", "[]", _weights), "cannot be loaded: TypeError"),
+    "a tokenizer that is empty": (model("tokenizer.json", "{}", load_tokenizer), "cannot be loaded: KeyError: 'added_tokens'"),
+    "a tokenizer of no kind": (model("tokenizer.json", {"model": {"type": "X"}}, load_tokenizer), "loaded: Exception"),
+    "a tokenizer's settings that are a list": (model("tokenizer_config.json", "[]", load_tokenizer), "AttributeError"),
+    "an end of text that is a number": (model("tokenizer_config.json", {"eos_token": 5}, load_tokenizer), "TypeError: Special"),
+    "a template without end": (
+        model("chat_template.jinja", 3 * "{% for i in range(99999) %}" + 3 * "{% endfor %}", _chat), "it computes for more than"
+    ),
+    "a template that fails without a word": (
+        model("chat_template.jinja", "{{ 'a' * 10**18 }}", _chat), "the chat template refuses these messages: MemoryError"
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("attempt", "expected"), CASES.values(), ids=CASES.keys())
-def test_bad_input_is_refused_by_name(attempt: Attempt, expected: str, tmp_path: Path) -> None:
+def test_bad_input_is_refused_by_name(attempt: Attempt, expected: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("linchain.time_limit.LONGEST", 0.2)
     with pytest.raises(LinchainError) as refused:
         attempt(tmp_path)
     assert expected in str(refused.value)

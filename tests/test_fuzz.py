@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fuzz import adapter, config, data
+from fuzz import adapter, config, data, model
 from fuzz.choices import Choices
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +28,12 @@ def test_any_adapter(choices: bytes) -> None:
     adapter.check(choices)
 
 
+@settings(max_examples=100)
+@given(BYTES)
+def test_any_model(choices: bytes) -> None:
+    model.check(choices)
+
+
 def test_no_bytes_are_the_plainest_case() -> None:
     """Every harness starts from something that is accepted, so that what is refused is refused for what was changed."""
     config.build_config(config.RUN)
@@ -37,3 +43,8 @@ def test_no_bytes_are_the_plainest_case() -> None:
         files = adapter.read_adapter(adapter.FOLDER)
         if kind != 3:  # a fork's goes another way
             adapter._use(files, on_base=True)
+    model._write(Choices(b""))
+    model._read_config()
+    model._read_tokenizer()
+    model._read_beside()
+    model.load_model(str(model.FOLDER), model._tokenizer())

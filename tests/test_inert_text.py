@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from linchain.errors import printable
 from linchain.lab.report.build import to_html
 from linchain.lab.report.content import Answer, Cell, Chapter, Column, Example, Examples, Report, Section, Sheet
 from linchain.lab.report.markdown import to_csv, to_markdown
+from linchain.quiet import quiet_libraries
 
 HOSTILE = "<script>alert(1)</script> a|b &lt; [red] $x$\n# title"
 
@@ -75,6 +77,25 @@ def test_inspect_shows_an_adapter_s_text_as_it_is(tmp_path: Path, monkeypatch, c
     assert "\x1b" not in shown
     assert "[red]\\x1b[2J" in shown
     assert "[bold]\\x1b[2J.lora_A.weight" in shown
+
+
+def test_a_warning_quotes_an_adapter_s_text_as_it_is(tmp_path: Path, monkeypatch, capsys) -> None:
+    config = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "\x1b[2J\nverified": 1, "k" * 999: 1}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    tensors = {f"q_proj.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    monkeypatch.setattr("sys.argv", ["linchain", "inspect", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ")
+    assert line.endswith(f"unknown keys ignored: \\x1b[2J\\nverified, {'k' * 200}")
+
+
+def test_any_warning_is_shown_as_text(capsys) -> None:
+    quiet_libraries()
+    warnings.warn("gone\x1b[2J", stacklevel=1)
+    assert capsys.readouterr().err == "warning: gone\\x1b[2J\n"
 
 
 def test_an_error_names_a_path_without_obeying_it(monkeypatch, capsys) -> None:

@@ -62,8 +62,9 @@ def unknown_name(kind: str, name: str, accepted: Iterable[str]) -> LinchainError
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a library's message that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of a library's message that says something, with the next one where it announces that."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 # What a terminal obeys instead of showing it, what turns the direction of writing, and halves of characters.

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
+from typing import Any
+
+from linchain.errors import printable
 
 
 def quiet_libraries() -> None:
@@ -18,3 +22,9 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", module="torch|transformers|peft|accelerate")
+    warnings.showwarning = _show
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning in one line, as text: it may quote what a stranger's file holds."""
+    print(printable(f"warning: {message}"), file=sys.stderr)

@@ -9,7 +9,7 @@ from linchain import tasks
 from linchain.errors import LinchainError
 from linchain.evaluation import predict as predict_module
 from linchain.evaluation.data import Scoring, check_context, choose_metric, prepare
-from linchain.evaluation.predict import generate, predict
+from linchain.evaluation.predict import check_finite, generate, predict
 from linchain.evaluation.scores import mean_loss, score
 from linchain.tasks.encoding import collate
 from linchain.tasks.formats import formats
@@ -42,6 +42,17 @@ def test_generation_does_not_depend_on_the_batch_size(model, tokenizer):
     assert one_by_one == together
     assert [row["id"] for row in together] == [record.fields["id"] for record in QUESTIONS]
     assert len({row["generated"] for row in together}) > 1
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "loss"])
+def test_a_model_of_no_numbers_is_refused(tiny_model, tokenizer, metric):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    data = prepared(tokenizer, metric)
+    check_finite(model, data, "the model")
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = torch.nan
+    with pytest.raises(LinchainError, match="the model computes no numbers"):
+        check_finite(model, data, "the model")
 
 
 def test_generation_equals_greedy_search_written_out(model, tokenizer):

@@ -225,3 +225,17 @@ def test_a_run_is_scored_on_several_tasks_by_either_scorer(run, tmp_path):
         ("winogrande", "exact_match", 2),
         ("mean", "exact_match", 4),
     ]
+
+
+def test_a_quantised_base_takes_the_place_of_one_quantised_for_the_adapter(tmp_path, tiny_model):
+    adapter, base = tmp_path / "adapter", tmp_path / "base"
+    for folder in (adapter, base):
+        folder.mkdir()
+    fields = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_model), "task_type": "CAUSAL_LM"}
+    (adapter / "adapter_config.json").write_text(json.dumps(fields))
+    (adapter / "quantization.json").write_text(json.dumps({"quantization": "nf4", "dtype": "auto"}))
+    config = json.loads((tiny_model / "config.json").read_text())
+    stored = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (base / "config.json").write_text(json.dumps(config | stored))
+    asked = [resolve(Question(str(adapter), model, {})).settings["model"] for model in (None, str(base))]
+    assert [keys["quantization"] for keys in asked] == ["nf4", None]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from linchain.convert.forms import Kind
 from linchain.errors import LinchainError, first_line, unknown_name
-from linchain.methods.untrusted import CONFIG_FILE, WEIGHTS_FILE, read_config, read_tensors
+from linchain.methods.untrusted import CONFIG_FILE, WEIGHTS_FILE, read_config, read_tensors, shown
 from linchain.paths import user_path
 from linchain.tuners.registration import BoneConfig, LinChainConfig
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # PEFT's keys of saved tensors begin so, before the module's name in the base model
 BASE_PREFIX = "base_model.model."
+MOST_NAMED = 20  # unknown keys in a warning
 
 # What a checkpoint of the LinChain and MoSLoRA authors' forks of PEFT has beside LoRA's keys (see convert/fork.py).
 _FORK_KEY = re.compile(r"\.lora_(mixer|AB)\.")
@@ -74,9 +75,9 @@ class AdapterFiles:
         known = init_fields(cls)
         unknown = {key for key, value in self.config.items() if value} - known - _OTHER_KEYS
         if unknown:
-            warnings.warn(
-                f"{self.folder / CONFIG_FILE}: unknown keys ignored: {', '.join(sorted(unknown))}", stacklevel=2
-            )
+            names = ", ".join(shown(key) for key in sorted(unknown)[:MOST_NAMED])
+            more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
+            warnings.warn(f"{self.folder / CONFIG_FILE}: unknown keys ignored: {names}{more}", stacklevel=2)
         try:
             # the type is how BoneConfig knows a checkpoint of PEFT's former Bone
             bone = {"peft_type": "BONE"} if self.is_former_bone else {}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from linchain.convert.fork import Fork
-from linchain.errors import LinchainError, first_line
-from linchain.evaluation.models import LABELS_FILE, adapter_labels, head_options, load_model_config, model_path
+from linchain.errors import LinchainError
+from linchain.evaluation.models import LABELS_FILE, adapter_labels, head_options, load_model_config, loading, model_path
 from linchain.evaluation.quantization import (
     LIBRARIES,
     adapter_quantization,
@@ -22,6 +22,7 @@ from linchain.evaluation.quantization import (
     stored_quantization,
 )
 from linchain.methods.attach import attach
+from linchain.methods.untrusted import shown
 from linchain.tasks.sentence_pair import MOST_CLASSES
 
 if TYPE_CHECKING:
@@ -81,10 +82,15 @@ class BaseModel:
 
         if self._task_type is not None:
             return getattr(transformers, _AUTO_CLASSES[self._task_type])
-        architecture = (self.config.architectures or ["AutoModelForCausalLM"])[0]
-        if not hasattr(transformers, architecture):
-            raise LinchainError(f"model {self.name!r} is a {architecture}, which transformers does not have")
-        return getattr(transformers, architecture)
+        if not self.config.architectures:
+            return transformers.AutoModelForCausalLM
+        architecture = self.config.architectures[0]
+        found = getattr(transformers, architecture, None)
+        if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+            raise LinchainError(
+                f"model {self.name!r} is a {shown(architecture)}, a model that transformers does not have"
+            )
+        return found
 
     def load(self, dtype: Any = "auto", config: PreTrainedConfig | None = None) -> PreTrainedModel:
         """A fresh copy on the CPU, for evaluation. `config` replaces its own configuration.
@@ -137,12 +143,8 @@ def load_checkpoint(
     cls: Any, path: str, what: str, dtype: Any, config: PreTrainedConfig | None = None, **options: Any
 ) -> PreTrainedModel:
     """`cls.from_pretrained` with its `options`, from safetensors, in evaluation mode; LinchainError where that fails."""
-    from safetensors import SafetensorError
-
-    try:
+    with loading(what):
         return cls.from_pretrained(path, dtype=dtype, use_safetensors=True, config=config, **options).eval()
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise LinchainError(f"{what} cannot be loaded: {first_line(error)}") from error
 
 
 def attach_fork(model: PreTrainedModel, fork: Fork) -> PeftModel:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linchain.errors import LinchainError, first_line, nearest
 from linchain.evaluation.quantization import LIBRARIES, Quantization, load_options, prepare, stored_quantization
 from linchain.methods.attach import attach
-from linchain.methods.untrusted import named_base, read_config, read_json
+from linchain.methods.untrusted import check_links, named_base, read_config, read_json
 from linchain.paths import user_path
 from linchain.tasks.encoding import pad_token_id
 from linchain.tasks.sentence_pair import MOST_CLASSES, Labels
@@ -25,6 +26,13 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # The classes of a classifier, beside the adapter that was trained for them.
 LABELS_FILE = "labels.json"
+MOST_LAYERS = 4096  # of a model; each is built before its weights are looked for
+# Keys of config.json, whatever the architecture, and the largest number that is accepted for them.
+_LARGEST = {
+    "num_labels": MOST_CLASSES,
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers"), MOST_LAYERS),
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_encoder_layers", "num_decoder_layers"), MOST_LAYERS),
+}
 # Types of models that number positions from pad_token_id + 1 on, so that the first rows of the table go unused.
 POSITIONS_AFTER_PADDING = frozenset(
     (
@@ -59,26 +67,54 @@ def model_path(name: str) -> str:
 
 
 def load_model_config(name: str) -> PreTrainedConfig:
-    """The base model's configuration."""
-    from transformers import AutoConfig
+    """The base model's configuration. LinchainError where there is none, or its values are none that a model can have."""
+    from transformers import AutoConfig, PreTrainedConfig
 
-    try:
-        return AutoConfig.from_pretrained(model_path(name), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, LinchainError):
-            raise
-        raise _cannot_load("model", name, error) from error
+    path = model_path(name)
+    with loading(f"model {name!r}", name):
+        _check_model_config(PreTrainedConfig.get_config_dict(path)[0])
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+
+
+def _check_model_config(values: Any) -> None:
+    """Raise LinchainError for what transformers would not refuse, or only after it took all memory or time."""
+    if not isinstance(values, dict):
+        raise LinchainError(f"config.json holds no object, but {values!r:.80}")
+    architectures = values.get("architectures")
+    names = architectures if isinstance(architectures, list) else [architectures]
+    if architectures is not None and not all(isinstance(name, str) for name in names):
+        raise LinchainError(f"config.json: architectures must be a list of names, got {architectures!r:.80}")
+    if not isinstance(quantization := values.get("quantization_config", {}), dict | None):
+        raise LinchainError(f"config.json: quantization_config must be an object, got {quantization!r:.80}")
+    for part in _objects(values):
+        for key, most in _LARGEST.items():
+            if isinstance(found := part.get(key), int | float) and found > most:
+                raise LinchainError(f"config.json: {key} {found} is too large; at most {most:,} are accepted")
+
+
+def _objects(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """`values` and all objects in it: a model of several parts has a configuration for each."""
+    yield values
+    for value in values.values():
+        if isinstance(value, dict):
+            yield from _objects(value)
 
 
 def load_tokenizer(name: str, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model (or in a folder), with the Jinja file `chat_template` in place of its own template."""
+    """The tokenizer of a model (or in a folder), with the Jinja file `chat_template` in place of its own template.
+
+    LinchainError where it cannot be loaded, and for links out of an adapter's folder.
+    """
     from transformers import AutoTokenizer
 
-    path = name if (user_path(name) / ADAPTER_CONFIG).is_file() else model_path(name)
-    try:
+    folder = user_path(name)
+    if (folder / ADAPTER_CONFIG).is_file():
+        check_links(folder)
+        path = name
+    else:
+        path = model_path(name)
+    with loading(f"tokenizer of model {name!r}", name):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _cannot_load("tokenizer of model", name, error) from error
     if chat_template is not None:
         try:
             tokenizer.chat_template = user_path(chat_template).read_text(encoding="utf-8")
@@ -105,7 +141,6 @@ def load_model(
     missing weights raise LinchainError.
     """
     import transformers
-    from safetensors import SafetensorError
 
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     loader: Any = transformers.AutoModelForCausalLM
@@ -114,12 +149,9 @@ def load_model(
         options |= head_options(labels)
     if quantization is not None:
         options |= load_options(quantization, dtype, load_model_config(name))
-    try:
-        model, info = loader.from_pretrained(model_path(name), output_loading_info=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        if isinstance(error, LinchainError):
-            raise
-        raise _cannot_load("model", name, error) from error
+    path = model_path(name)
+    with loading(f"model {name!r}", name):
+        model, info = loader.from_pretrained(path, output_loading_info=True, **options)
     if info["missing_keys"] and (labels is None or not new_head):
         missing = sorted(info["missing_keys"])
         raise LinchainError(
@@ -239,7 +271,15 @@ def _similar_folder(path: Path) -> str:
     return f"; did you mean {path.parent / close}?" if close else ""
 
 
-def _cannot_load(kind: str, name: str, error: Exception) -> LinchainError:
-    looked_up = name != STARTER and not user_path(name).exists()
-    where = "; there is no such folder, so it was looked up as a Hub name" if looked_up else ""
-    return LinchainError(f"{kind} {name!r} cannot be loaded{where}: {first_line(error)}")
+@contextmanager
+def loading(what: str, name: str | None = None) -> Iterator[None]:
+    """Transformers loads something within it: what is raised, which is anything for files that nobody checked, becomes a
+    LinchainError about `what`. With the `name` that was given to transformers it says where that was looked for."""
+    try:
+        yield
+    except Exception as error:
+        looked_up = name not in (None, STARTER) and not user_path(name).exists()
+        where = "; there is no such folder, so it was looked up as a Hub name" if looked_up else ""
+        meant = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
+        reason = first_line(error) if meant else f"{type(error).__name__}: {first_line(error)}"
+        raise LinchainError(f"{what} cannot be loaded{where}: {reason}") from error

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from linchain import processes
+from linchain.errors import LinchainError
 from linchain.evaluation.data import EvaluationData, Part
 from linchain.evaluation.loglikelihood import Question
 from linchain.tasks import answers
@@ -48,6 +49,17 @@ def predict(
                 for record, row in zip(part.records, found, strict=True)
             ]
     return rows
+
+
+def check_finite(model: nn.Module, data: EvaluationData, what: str) -> None:
+    """Raise LinchainError, which calls the model `what`, where its logits for the first record are no numbers: it would be
+    scored as if it answered."""
+    part = data.parts[0]
+    tokens = part.prompts or [example.input_ids for example in part.examples or part.questions[0].examples]
+    with _inference(model):
+        logits = model(input_ids=torch.tensor([tokens[0]], device=_device(model))).logits
+    if not (logits < torch.inf).all():  # some models forbid tokens by -inf
+        raise LinchainError(f"{what} computes no numbers: of its logits for the first record some are NaN or infinite")
 
 
 def _predict_part(

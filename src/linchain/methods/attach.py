@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from linchain.errors import LinchainError, first_line
 from linchain.methods.apply import moves_base
+from linchain.methods.untrusted import shown
+from linchain.time_limit import LONGEST, time_limit
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -42,14 +44,17 @@ def attach(
     config = copy.deepcopy(config)
     config.inference_mode = True
     config.base_model_name_or_path = None  # PEFT fills it in, and would remark on another name
+    _check_patterns(model, config, other)
     expected = _expected(model, config, other)
     for key, tensor in tensors.items():
         if key in expected and expected[key] != tensor.shape:
             raise LinchainError(
-                f"{other} {key} has shape {tuple(tensor.shape)}, the base model needs {tuple(expected[key])}"
+                f"{other} {shown(key)} has shape {tuple(tensor.shape)}, the base model needs {tuple(expected[key])}"
             )
     if missing := sorted(expected.keys() - tensors.keys()):
-        raise LinchainError(f"{what} has no {missing[0]} ({len(missing)} tensors missing), which the base model needs")
+        raise LinchainError(
+            f"{what} has no {shown(missing[0])} ({len(missing)} tensors missing), which the base model needs"
+        )
     adapted = _adapted(model, config, other)
     try:
         loaded: Any = peft.set_peft_model_state_dict(adapted, tensors)
@@ -57,7 +62,7 @@ def attach(
         raise LinchainError(f"{other} {first_line(error)}") from error
     if left_over := loaded.unexpected_keys:
         raise LinchainError(
-            f"{other} it has {left_over[0]} ({len(left_over)} tensors left over), for which the base model has no place"
+            f"{other} it has {shown(left_over[0])} ({len(left_over)} tensors left over), for which the base model has no place"
         )
     return adapted.eval()
 
@@ -71,6 +76,34 @@ def _adapted(model: PreTrainedModel, config: PeftConfig, other: str) -> Any:
         raise
     except Exception as error:  # an edited configuration makes PEFT raise what it likes
         raise LinchainError(f"{other} {first_line(error)}") from error
+
+
+def _check_patterns(model: PreTrainedModel, config: PeftConfig, other: str) -> None:
+    """Raise LinchainError where the regular expressions of `config` do not come to an end on the names of `model`'s modules.
+
+    They are matched as PEFT matches them, which it does many times, between work that may rightly be long.
+    """
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils.other import get_pattern_key
+
+    names = [name for name, _ in model.named_modules()]
+    config = copy.copy(config)
+    targets = getattr(config, "target_modules", None)
+    if targets in (None, "all-linear"):  # PEFT's own choice, of names
+        config.target_modules = {name.rpartition(".")[2] for name in names}  # type: ignore[attr-defined]
+    with time_limit(f"{other} its patterns for modules, matched with this model's, take more than {LONGEST:g} s"):
+        try:
+            for name in names:
+                check_target_module_exists(config, name)
+            for option in ("rank_pattern", "alpha_pattern"):
+                # a pattern at a time: Python keeps only so many compiled
+                for pattern in getattr(config, option, None) or ():
+                    for name in names:
+                        get_pattern_key([pattern], name)
+        except LinchainError:
+            raise
+        except Exception as error:  # what is no pattern where PEFT puts it
+            raise LinchainError(f"{other} {first_line(error)}") from error
 
 
 def _expected(model: PreTrainedModel, config: PeftConfig, other: str) -> dict[str, torch.Size]:

@@ -28,7 +28,7 @@ def problem(name: str, value: Any) -> str | None:
     if accepts(value):
         return None
     close = nearest(value, _WORDS.get(name, ())) if isinstance(value, str) else None
-    return f"{name} must be {accepted}, got {value!r}" + (f"; did you mean {close!r}?" if close else "")
+    return f"{name} must be {accepted}, got {value!r:.200}" + (f"; did you mean {close!r}?" if close else "")
 
 
 def _is_bool(value: Any) -> bool:
@@ -63,7 +63,7 @@ def _is_name(value: Any) -> bool:
 def _is_pattern(value: Any) -> bool:
     try:
         return _is_name(value) and re.compile(value) is not None
-    except re.error:
+    except (re.error, RecursionError, OverflowError):
         return False
 
 

@@ -53,21 +53,34 @@ class Stored(NamedTuple):
 
 
 def check_links(folder: Path) -> None:
-    """Raise LinchainError for a link in `folder` that leads out of it, other than to the Hub cache's own files."""
+    """Raise LinchainError for what `folder` holds that is no file and no folder, such as a pipe, whose reading never ends, and
+    for a link that leads out of it, other than to the Hub cache's own files."""
     home = folder.resolve()
     cache = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
-    for entry in folder.iterdir():
+    # the one folder within that anything is read from; others may hold what they like, such as a project's environment
+    for entry in (*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")):
+        name = shown(str(entry.relative_to(folder)))
         try:
             target = entry.resolve()
         except (OSError, RuntimeError) as error:  # a loop of links
-            raise LinchainError(f"adapter {folder}: {entry.name} cannot be followed: {first_line(error)}") from error
+            raise LinchainError(f"adapter {folder}: {name} cannot be followed: {first_line(error)}") from error
         if entry.is_symlink() and not any(target.is_relative_to(inside) for inside in (home, *cache)):
-            raise LinchainError(f"adapter {folder}: {entry.name} is a link out of the folder, which is not followed")
+            raise LinchainError(f"adapter {folder}: {name} is a link out of the folder, which is not followed")
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise LinchainError(f"adapter {folder}: {name} is no file")
+
+
+def shown(key: str) -> str:
+    """A stranger's name for something, such as a tensor's, for a message: of one line and of 200 letters at most."""
+    return repr(key)[1:-1][:200]
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file of an adapter. LinchainError where it cannot be read or is larger than LARGEST_JSON."""
+    """The content of a JSON file of an adapter. LinchainError where it is no regular file or larger than LARGEST_JSON bytes,
+    and where it cannot be read."""
     try:
+        if path.exists() and not path.is_file():
+            raise LinchainError(f"{path} cannot be read: it is no file")
         if path.stat().st_size > LARGEST_JSON:
             raise LinchainError(f"{path} cannot be read: it is larger than {LARGEST_JSON:,} bytes")
         return json.loads(path.read_text(encoding="utf-8"))
@@ -147,7 +160,7 @@ def read_tensors(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
         raise LinchainError(f"{file} is corrupt or cut short: {first_line(error)}") from error
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
-            raise LinchainError(f"{file}: {key:.200} holds values that are not finite")
+            raise LinchainError(f"{file}: {shown(key)} holds values that are not finite")
     return tensors
 
 
@@ -168,12 +181,12 @@ def check_stored(what: str, config: Mapping[str, Any], stored: Mapping[str, Stor
         factor = _FACTOR_KEY.search(key)
         accepted = DTYPES if factor else (*DTYPES, *COUNTING)
         if tensor.dtype not in accepted:
-            raise LinchainError(f"{what}: {key:.200} has dtype {tensor.dtype}; expected one of {', '.join(accepted)}")
+            raise LinchainError(f"{what}: {shown(key)} has dtype {tensor.dtype}; expected one of {', '.join(accepted)}")
         if factor and 0 in tensor.shape:
-            raise LinchainError(f"{what}: {key:.200} is empty, its shape is {tensor.shape}")
+            raise LinchainError(f"{what}: {shown(key)} is empty, its shape is {tensor.shape}")
         if factor and "magnitude" not in key and dtypes.setdefault(key[: factor.start()], tensor.dtype) != tensor.dtype:
             raise LinchainError(
-                f"{what}: {key:.200} has dtype {tensor.dtype}, other factors of its module have another"
+                f"{what}: {shown(key)} has dtype {tensor.dtype}, other factors of its module have another"
             )
     if config["peft_type"] in ("BONE", "MISS"):
         _check_blocks(what, config, stored)
@@ -184,14 +197,14 @@ def check_stored(what: str, config: Mapping[str, Any], stored: Mapping[str, Stor
     if config["peft_type"] == "LINCHAIN":
         _check_chains(what, config, stored, ranks, widths)
     elif chain := next(filter(_CHAIN_KEY.match, stored), None):
-        raise LinchainError(f"{what}: {chain:.200} is of a chain, but the type is {config['peft_type']}")
+        raise LinchainError(f"{what}: {shown(chain)} is of a chain, but the type is {config['peft_type']}")
 
 
 def _check_blocks(what: str, config: Mapping[str, Any], stored: Mapping[str, Stored]) -> None:
     r = config.get("r") or DEFAULT_BLOCK
     for key, tensor in stored.items():
         if key.endswith((".bone_block", ".miss_block")) and (r not in tensor.shape or len(tensor.shape) not in (2, 3)):
-            raise LinchainError(f"{what}: {key:.200} has shape {tensor.shape}, which holds no blocks of r = {r}")
+            raise LinchainError(f"{what}: {shown(key)} has shape {tensor.shape}, which holds no blocks of r = {r}")
 
 
 def _check_factors(
@@ -203,19 +216,21 @@ def _check_factors(
         if not (match := _A_KEY.match(key)):
             continue
         if len(shape) < 2:
-            raise LinchainError(f"{what}: {key:.200} has shape {shape}; expected (r, in)")
+            raise LinchainError(f"{what}: {shown(key)} has shape {shape}; expected (r, in)")
         if not any(shape[0] % rank == 0 if stacked else shape[0] == rank for rank in ranks):
-            raise LinchainError(f"{what}: {key:.200} has shape {shape}, but the rank is {_listed(sorted(ranks))}")
+            raise LinchainError(f"{what}: {shown(key)} has shape {shape}, but the rank is {_listed(sorted(ranks))}")
         other = match["module"] + (".lora_embedding_B" if match["name"] is None else f".lora_B{match['name']}")
         if other not in stored:
             if match["name"] in (None, ".weight"):
-                raise LinchainError(f"{what}: {key:.200} is there without {other:.200}")
+                raise LinchainError(f"{what}: {shown(key)} is there without {shown(other)}")
             continue  # the fork's names, which `linchain.convert.fork` sorts
         # a tied output embedding is the transposed of the input's, from the last width to the first
         fitting = {widths[0], widths[-1]} if widths else {shape[0]}
         behind = stored[other].shape
         if len(shape) == 2 and not stacked and (len(behind) != 2 or behind[1] not in fitting):
-            raise LinchainError(f"{what}: {other:.200} has shape {behind}; expected (out, {_listed(sorted(fitting))})")
+            raise LinchainError(
+                f"{what}: {shown(other)} has shape {behind}; expected (out, {_listed(sorted(fitting))})"
+            )
 
 
 def _check_chains(
@@ -240,7 +255,7 @@ def _check_chains(
             fits = len(between) == 2 and shape[-2:] == (between[1], between[0]) and len(shape) - 2 in (0, 1)
         if not fits or module not in fronts:
             raise LinchainError(
-                f"{what}: {key:.200} has shape {shape}, which does not fit chain_length {length}, "
+                f"{what}: {shown(key)} has shape {shape}, which does not fit chain_length {length}, "
                 f"chain_widths {_listed(widths)} and r {config.get('r')}"
             )
     if length and not found:
@@ -248,7 +263,7 @@ def _check_chains(
     parts = len(widths) - 1 if len(set(widths)) > 1 else 1
     for module, count in found.items():
         if count != parts:
-            raise LinchainError(f"{what}: the chain of {module:.200} has {count} tensors; expected {parts}")
+            raise LinchainError(f"{what}: the chain of {shown(module)} has {count} tensors; expected {parts}")
 
 
 def _widths(what: str, config: Mapping[str, Any]) -> list[int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from linchain.errors import LinchainError
+from linchain.errors import LinchainError, first_line
 from linchain.tasks.formats import Format, Text
 from linchain.tasks.records import Record
+from linchain.time_limit import LONGEST, time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,6 +80,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], prompt: bo
             "model.chat_template, of evaluate --chat-template (recipes/chatml.jinja is one)"
         )
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+        with time_limit(f"it computes for more than {LONGEST:g} s"):
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
     except Exception as error:  # a template raises what it likes: jinja2.TemplateError, TypeError, KeyError
-        raise LinchainError(f"{where}: the chat template refuses these messages: {error}") from error
+        raise LinchainError(f"{where}: the chat template refuses these messages: {first_line(error)}") from error

@@ -25,9 +25,9 @@ from linchain.evaluation.models import (
     model_labels,
     model_task,
 )
-from linchain.evaluation.predict import predict
+from linchain.evaluation.predict import check_finite, predict
 from linchain.evaluation.progress import evaluation_progress
-from linchain.evaluation.quantization import adapter_quantization
+from linchain.evaluation.quantization import adapter_quantization, stored_quantization
 from linchain.evaluation.scores import Score, score
 from linchain.files import check_writable, write_jsonl
 from linchain.paths import user_path
@@ -89,6 +89,7 @@ def evaluate_target(question: Question, console: Console | None = None) -> Answe
     names = [Path(source.replace(":", "-")).stem for source in config.data.test]
     file = predictions_file(question, target, names, _scored_by(config, data))
     model = load_target(target, config, tokenizer, data.labels)
+    check_finite(model, data, question.target)
     rows = predicted(config, model, tokenizer, data, "evaluating", console)
     write_jsonl(file, rows)
     return Answer(score(data.metric, rows), file, source)
@@ -126,14 +127,22 @@ def resolve(question: Question) -> Target:
                 )
             missing = "adapter" if methods.get(config.method.name).config else "model"
             raise LinchainError(f"the run in {path} has no {missing} yet ({run.progress()}); continue it with --resume")
-        return Target(question.base or config.model.name, run.adapter, config.model_dump(mode="json"), run.predictions)
+        base, settings = question.base or config.model.name, config.model_dump(mode="json")
+        return Target(base, run.adapter, settings | {"model": _stored_as(base, settings["model"])}, run.predictions)
     here = Path("predictions")
     if (path / ADAPTER_CONFIG).is_file():
-        settings = {"task": adapter_task(path), "model": adapter_quantization(path)}
-        return Target(question.base or adapter_base(path), path, settings, here)
+        base, task = question.base or adapter_base(path), adapter_task(path)
+        return Target(base, path, {"task": task, "model": _stored_as(base, adapter_quantization(path))}, here)
     if question.base:
         raise LinchainError(f"--model {question.base}: {question.target} is no adapter and no run, so it has no base")
     return Target(question.target, None, {"task": model_task(load_model_config(question.target))}, here)
+
+
+def _stored_as(base: str, trained: dict[str, Any]) -> dict[str, Any]:
+    """The keys of `model` that an adapter was `trained` with, but for a quantisation that the checkpoint `base` has already."""
+    if not trained.get("quantization") or stored_quantization(load_model_config(base)) is None:
+        return trained
+    return trained | {"quantization": None}
 
 
 def _whole_model(run: RunFolder, config: RunConfig, question: Question) -> Target:

@@ -20,7 +20,8 @@ Schema = typing.TypeVar("Schema", bound=BaseModel)
 
 # Sections that may be written as their name alone.
 NAMED_SECTIONS = ("model", "method")
-LARGEST = 100_000  # values in a file
+LARGEST = 100_000  # values in a file; a long text counts as one for every 100 letters
+LONGEST_INTEGER = 1000  # letters, of any notation: Python prints, and reads as decimals, no more than 4,300 digits
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -106,13 +107,24 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > LONGEST_INTEGER:
+        problem = f"an integer of more than {LONGEST_INTEGER:,} digits"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    return loader.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
 def _size(node: yaml.Node | None, sizes: dict[int, int]) -> int:
     """The number of nodes below `node`, those of an alias counted each time: a few lines of aliases can stand for 10**9.
+    Long texts count by their length, since an alias of one is printed each time where the value is found wrong.
 
     Raises MarkedYAMLError for more than LARGEST, and for what holds itself.
     """
     if not isinstance(node, yaml.CollectionNode):
-        return 1
+        return 1 if node is None else 1 + len(node.value) // 100
     if id(node) not in sizes:
         sizes[id(node)] = LARGEST  # while it is being counted
         children = itertools.chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
@@ -148,7 +160,7 @@ def _apply(values: dict[str, Any], override: str) -> str | None:
         if isinstance(current, str) and section in NAMED_SECTIONS:
             current = {"name": current}
         if not isinstance(current, dict):
-            return f"override {override!r}: {section} is not a section; it is {current!r}"
+            return f"override {override!r}: {section} is not a section; it is {current!r:.80}"
         inside[section] = dict(current)
         inside = inside[section]
     inside[last] = parsed
@@ -204,7 +216,7 @@ def _describe(detail: ErrorDetails, schema: type[BaseModel]) -> str:
             expected = detail["ctx"]["expected"]
             close = nearest(str(found), re.findall(r"'([^']+)'", expected))
             hint = f"; did you mean {close!r}?" if close else ""
-            return f"{key}: must be {expected}, found {found!r}{hint}"
+            return f"{key}: must be {expected}, found {found!r:.80}{hint}"
         case "list_type" | "tuple_type" | "too_short":
             field = schema.model_fields.get(location[-1])
             example = f" such as {field.examples[0]}" if field and field.examples else ""
