@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -36,9 +37,11 @@ def folder_lock(path: Path) -> Iterator[None]:
     """Make the folder `path` and hold it until left or killed; LinchainError where another process holds it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / LOCK).open("w")
+        # not what a link leads to: the folder may be a stranger's
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        lock = os.fdopen(os.open(path / LOCK, flags, 0o666), "w")
     except OSError as error:
-        raise LinchainError(f"output folder {path} cannot be written: {error.strerror}") from error
+        raise LinchainError(f"output folder {path} cannot be written: {error.strerror}: {error.filename}") from error
     with lock:
         try:
             import fcntl
@@ -71,6 +74,14 @@ def put_in_place(part: Path, whole: Path) -> None:
     sync(whole.parent)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that lies in it, or a link and not what it leads to; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Wait until what was written to the file `path`, or the names in the folder `path`, are on the disk."""
     if path.is_dir() and os.name == "nt":  # Windows opens no folders
@@ -89,10 +100,12 @@ def sha256(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all. A link at its place is replaced, and never written through."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
-    part.write_text(text, encoding="utf-8")
+    remove(part)
+    with part.open("x", encoding="utf-8") as file:
+        file.write(text)
     put_in_place(part, path)
 
 

@@ -203,6 +203,12 @@ def test_equal_comparisons_give_equal_files_whatever_an_earlier_report_left(fold
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
+def test_tables_are_not_written_through_a_link(folder, tmp_path):
+    (tmp_path / "tables").symlink_to(folder / "stsb")
+    with pytest.raises(LinchainError, match=r"tables is a link"):
+        report.write_report([Comparison.load(folder / "stsb")], tmp_path)
+
+
 def test_the_plan_that_is_shown_can_be_run_again(folder):
     original = Comparison.load(folder / "stsb")
     shown = building.compose([study.Study("x", original)]).chapters[0].sections[-1].blocks[-1]

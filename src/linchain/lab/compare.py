@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
 from linchain.errors import LinchainError
-from linchain.files import LOCK, check_writable, folder_lock, write_json, write_text
+from linchain.files import LOCK, check_writable, folder_lock, remove, write_json, write_text
 from linchain.lab.environment import check_same
 from linchain.lab.executor import Executor, run_all
 from linchain.lab.progress import PlanProgress
@@ -155,9 +155,10 @@ def _run_stage(stage: Stage, trials: Sequence[Trial], executor: Executor, progre
 def _leave_what_is_read(trial: Trial) -> None:
     """Of a finished run: no checkpoints, and weights of final runs only. A plan has many runs, and disks are finite."""
     if trial.state == "done":
-        weights = () if trial.stage == "final" else (trial.files.adapter, trial.files.model)
-        for path in (trial.files.checkpoints.folder, *weights):
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # a network file system keeps what somebody has open; the result is there all the same
+            trial.files.checkpoints.clear()
+            for path in () if trial.stage == "final" else (trial.files.adapter, trial.files.model):
+                remove(path)
 
 
 def _to_run(trial: Trial) -> bool:

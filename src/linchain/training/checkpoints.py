@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from linchain.errors import LinchainError, first_line
-from linchain.files import PART, put_in_place, read_json, sha256, write_json
+from linchain.files import PART, put_in_place, read_json, remove, sha256, write_json
 
 HASHES = "hashes.json"
 TRAINER_STATE = "trainer_state.json"
@@ -46,6 +46,10 @@ class Checkpoints:
         """All of them, whole or damaged, the newest first."""
         found = (path for path in self.folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
         return sorted(found, key=checkpoint_step, reverse=True)
+
+    def newer(self, step: int) -> list[Path]:
+        """Those of later steps. A run at `step` has passed them over as damaged: pruned by number, they would outlive it."""
+        return [path for path in self.newest() if checkpoint_step(path) > step]
 
     def search(self) -> tuple[Path | None, dict[Path, str]]:
         """The newest whole one, and what is wrong with those that are newer. It takes reading all of their bytes."""
@@ -76,6 +80,8 @@ class Checkpoints:
             if whole.exists():  # it was damaged: the run came back to its step
                 _remove(whole)
             put_in_place(part, whole)
+            for passed_over in self.newer(step):
+                _remove(passed_over)
             scratch.rmdir()
         except UNWRITTEN as error:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -91,7 +97,16 @@ class Checkpoints:
     def tidy(self) -> None:
         """Take away what kills have left of checkpoints that were being written or removed."""
         for part in self.folder.glob(f"*{PART}"):
-            shutil.rmtree(part)
+            remove(part)
+
+    def clear(self) -> None:
+        """Remove all of them. Where the folder is a link, to a larger disk perhaps, it stays one, for the next ones."""
+        if not self.folder.is_symlink():
+            remove(self.folder)
+            return
+        self.tidy()
+        for path in self.newest():
+            _remove(path)
 
     def _kept(self) -> str:
         last = self.last()
@@ -131,7 +146,7 @@ def _remove(checkpoint: Path) -> None:
     # in one step out of the list of checkpoints: half of one is none
     part = checkpoint.with_name(checkpoint.name + PART)
     checkpoint.replace(part)
-    shutil.rmtree(part)
+    remove(part)
 
 
 def _reason(error: Exception) -> str:
