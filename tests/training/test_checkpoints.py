@@ -49,6 +49,12 @@ def test_a_file_that_was_not_written_with_it_is_damage(checkpoints):
     assert damage(checkpoints.at(20)) == "optimizer.pt is not what was written"
 
 
+@pytest.mark.parametrize("hashes", ["[]", "[" * 10**5, "5"])
+def test_hashes_that_are_none_are_damage(checkpoints, hashes):
+    (checkpoints.at(20) / HASHES).write_text(hashes)
+    assert damage(checkpoints.at(20)).startswith(f"{HASHES}: ")
+
+
 def test_hashes_of_other_files_are_not_read(checkpoints):
     (checkpoints.at(20) / HASHES).write_text('{"/dev/zero": "00", "../checkpoint-10/hashes.json": "00"}')
     assert damage(checkpoints.at(20)).endswith("is missing")

@@ -6,6 +6,7 @@ checkpoint-<step>/  what transformers.Trainer saves, and hashes.json: the SHA-25
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -126,15 +127,15 @@ def trainer_state(checkpoint: Path) -> dict[str, Any]:
 def damage(checkpoint: Path) -> str | None:
     """What differs from what was written into the checkpoint; None where nothing does."""
     try:
-        written = dict(read_json(checkpoint / HASHES))
+        written = read_json(checkpoint / HASHES)
         there = set(_files(checkpoint)) - {HASHES}
-    except (OSError, ValueError, TypeError) as error:
-        return f"{HASHES}: {_reason(error)}"
-    for name in sorted(written.keys() | there):
-        if name not in there:
-            return f"{name} is missing"
-        if sha256(checkpoint / name) != written.get(name):
-            return f"{name} is not what was written"
+        for name in sorted(written.keys() | there):
+            if name not in there:
+                return f"{name} is missing"
+            if sha256(checkpoint / name) != written.get(name):
+                return f"{name} is not what was written"
+    except (OSError, LinchainError) as error:
+        return str(error).replace(f"{checkpoint}{os.sep}", "")
     return None
 
 

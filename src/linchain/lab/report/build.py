@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from linchain.errors import LinchainError
+from linchain.errors import LinchainError, printable
 from linchain.evaluation.scores import MEAN
 from linchain.files import write_text
 from linchain.lab.report import course_tables, examples, figures, papers, settings, spectra, tables, words
@@ -56,15 +56,15 @@ def to_html(report: Report) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.finalize = _unbroken
+    environment.finalize = _shown
     environment.filters["kind"] = lambda block: type(block).__name__
     style = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
     return environment.get_template("template.html.jinja").render(report=report, style=Markup(style))
 
 
-def _unbroken(value: object) -> object:
-    """A number and its percent sign stay on one line."""
-    return value.replace(" %", "\N{NO-BREAK SPACE}%") if type(value) is str else value
+def _shown(value: object) -> object:
+    """Text without control characters. A number and its percent sign stay on one line."""
+    return printable(value).replace(" %", "\N{NO-BREAK SPACE}%") if type(value) is str else value
 
 
 def sheets(report: Report) -> Iterator[Sheet]:
