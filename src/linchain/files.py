@@ -7,16 +7,21 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from linchain.errors import LinchainError
+from linchain.errors import LinchainError, first_line
 
 LOCK = ".lock"  # in a folder: who holds it writes there
 PART = ".part"  # ends the name of a file that is being written
+
+
+class FolderInUseError(LinchainError):
+    """Another process holds a folder: what is asked for may well be done there just now."""
 
 
 def check_writable(path: Path) -> None:
@@ -33,12 +38,14 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def folder_lock(path: Path) -> Iterator[None]:
-    """Make the folder `path` and hold it until left or killed; LinchainError where another process holds it."""
+    """Make the folder `path` and hold it until left or killed; FolderInUseError where another process holds it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / LOCK).open("w")
+        # not what a link leads to: the folder may be a stranger's
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        lock = os.fdopen(os.open(path / LOCK, flags, 0o666), "w")
     except OSError as error:
-        raise LinchainError(f"output folder {path} cannot be written: {error.strerror}") from error
+        raise LinchainError(f"output folder {path} cannot be written: {error.strerror}: {error.filename}") from error
     with lock:
         try:
             import fcntl
@@ -48,7 +55,7 @@ def folder_lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise LinchainError(f"output folder {path} is in use by another linchain process") from error
+            raise FolderInUseError(f"output folder {path} is in use by another linchain process") from error
         yield
 
 
@@ -71,6 +78,14 @@ def put_in_place(part: Path, whole: Path) -> None:
     sync(whole.parent)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that lies in it, or a link and not what it leads to; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Wait until what was written to the file `path`, or the names in the folder `path`, are on the disk."""
     if path.is_dir() and os.name == "nt":  # Windows opens no folders
@@ -89,10 +104,12 @@ def sha256(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all. A link at its place is replaced, and never written through."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
-    part.write_text(text, encoding="utf-8")
+    remove(part)
+    with part.open("x", encoding="utf-8") as file:
+        file.write(text)
     put_in_place(part, path)
 
 
@@ -106,11 +123,33 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file of ours."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of ours. Raises LinchainError with its name where it cannot be read or holds none."""
+    return _object(_text(path), str(path))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of ours; a last line that a kill cut short is left out."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    """The objects of a file of ours; a last line that a kill cut short is left out.
+
+    Raises LinchainError with the file's name, and with the line that holds no object.
+    """
+    lines = _text(path).split("\n")[:-1]
+    return [_object(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise LinchainError(f"{path} cannot be read: {reason}") from error
+
+
+def _object(text: str, place: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LinchainError(f"{place}: not valid JSON ({first_line(error)})") from error
+    if not isinstance(found, dict):
+        raise LinchainError(f"{place}: expected a mapping of keys to values, found {type(found).__name__}")
+    return found

@@ -19,11 +19,13 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
+import linchain.lab.compare
 from linchain.cli.app import app
 from linchain.errors import LinchainError
 from linchain.files import write_json, write_text
 from linchain.lab.compare import COST_MACHINE, check_folder, compare, write_summary
 from linchain.lab.describe import describe
+from linchain.lab.executor import MachineLostError
 from linchain.lab.plan import build_plan
 from linchain.lab.trials import Comparison, check_no_comparison
 from linchain.training.load_config import build_config, dump_config
@@ -151,10 +153,10 @@ def pretend(monkeypatch):
                 synthetic.run(made.comparison, trial, number, synthetic.answers, "exact_match", (0.6, 1e-3), 20)
             finished(trial, 1.0)
 
-    def run(plan, console=None):
+    def run(plan, console=None, executor=None):
         made.asked.clear()
         made.comparison = Comparison(build_plan(plan))
-        return compare(made.comparison, console)
+        return compare(made.comparison, console, executor)
 
     monkeypatch.setattr("linchain.lab.compare.run_all", run_all)
     made.run = run
@@ -253,6 +255,25 @@ def test_costs_of_another_machine_are_measured_again_on_this_one(pretend, tmp_pa
     pretend.run({**grown, "methods": [*grown["methods"], "moslora"]})
     assert {one.contestant for one in _costs(pretend)} == {"lora", "linchain", "rslora", "moslora"}
     assert file.read_text() == here
+
+
+def test_costs_are_measured_again_where_their_machine_goes_down(pretend, tmp_path, monkeypatch):
+    machines, run_all = ["one", "two"], linchain.lab.compare.run_all
+    there = SimpleNamespace(machines=lambda: list(machines), alone_on=lambda machine: there, places=lambda: 1)
+
+    def lost_after_one_cost(trials, executor, finished):
+        if trials[0].stage == "cost" and "one" in machines:
+            run_all(trials[:1], executor, finished)
+            machines.remove("one")
+            raise MachineLostError
+        run_all(trials, executor, finished)
+
+    monkeypatch.setattr("linchain.lab.compare.run_all", lost_after_one_cost)
+    done = pretend.run(values("starter", tmp_path / "out", seeds=1), executor=there)
+    first, again, other = (one.contestant for one in _costs(pretend))
+    assert (first, {again, other}) == (again, {"lora", "linchain"})
+    assert {trial.state for trial in done.trials} == {"done"}
+    assert (done.folder / COST_MACHINE).read_text() == "two\n"
 
 
 def _costs(pretend):

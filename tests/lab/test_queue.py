@@ -18,6 +18,7 @@ from linchain.lab.trials import Trial
 from tests.lab import workers
 
 TWO = [Slot(1), Slot(1)]
+TRIED = "tried 3 times without getting further; see log.txt"
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +61,8 @@ def test_a_run_sees_the_gpu_of_its_place_from_its_first_import_on(tmp_path, monk
 @pytest.mark.parametrize(
     ("act", "error"),
     [
-        ("kill", "the process of this run was killed by signal 9; out of memory?; tried 3 times; see log.txt"),
-        ("exit", "the process of this run ended with status 3; tried 3 times; see log.txt"),
+        ("kill", f"the process of this run was killed by signal 9; out of memory?; {TRIED}"),
+        ("exit", f"the process of this run ended with status 3; {TRIED}"),
         ("explain", "its own words"),
     ],
 )
@@ -82,6 +83,13 @@ def test_a_run_whose_process_is_lost_is_tried_again(tmp_path):
     run_all(trials, LocalExecutor(TWO), lambda one, seconds: ended.append(one.state))
     assert ended == ["done"]
     assert not trials[0].files.error.exists()
+
+
+def test_a_run_that_gets_further_each_time_is_not_given_up(tmp_path):
+    one = trial(tmp_path, 0, "kill_often")
+    run_all([one], LocalExecutor(TWO), nothing)
+    assert one.state == "done"
+    assert len((one.folder / "tries").read_text().splitlines()) > TRIES
 
 
 def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -15,9 +16,9 @@ from linchain.cli.app import app
 from linchain.errors import LinchainError
 from linchain.lab import ray_executor, ray_node
 from linchain.lab.compare import compare
-from linchain.lab.executor import TRIES, run_all
+from linchain.lab.executor import TRIES, MachineLostError, run_all
 from linchain.lab.plan import build_plan
-from linchain.lab.ray_executor import Need, connected, needed
+from linchain.lab.ray_executor import Need, RayExecutor, connected, needed
 from linchain.lab.trials import Comparison, Trial
 from tests.lab.test_compare import values
 
@@ -202,6 +203,30 @@ def test_an_executor_that_there_is_not_is_refused(tmp_path, monkeypatch, where, 
     refused = CliRunner().invoke(app, ["compare", "--executor", where, str(plan)])
     assert message in str(refused.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_node_that_is_gone_is_no_loss_of_the_run():
+    lost = type("RayError", (Exception,), {})
+    there = [{"Alive": True, "NodeID": "1", "NodeManagerHostname": "one", "Resources": {"CPU": 1.0}}]
+
+    def get(task):
+        there.clear()
+        raise lost
+
+    ray = SimpleNamespace(
+        nodes=lambda: there,
+        remote=lambda **_: lambda function: None,
+        wait=lambda tasks: (tasks, []),
+        get=get,
+        exceptions=SimpleNamespace(RayError=lost),
+    )
+    anywhere = RayExecutor(ray, Need(1, False), Path())
+    alone = anywhere.alone_on("one")
+    alone._running["task"] = (None, 0.0)
+    with pytest.raises(MachineLostError, match="one"):
+        alone.ended()
+    with pytest.raises(MachineLostError, match="one"):
+        anywhere.alone_on("one")
 
 
 PLAN = """

@@ -21,11 +21,13 @@ from linchain.lab.analysis import analyse
 from linchain.lab.plan import build_plan
 from linchain.lab.report import build as building
 from linchain.lab.report import course_tables, figures, markdown, papers, series, settings, study, svg, words
+from linchain.lab.report.content import Sheet
 from linchain.lab.report.pareto import Point, far_apart, front
 from linchain.lab.trials import Comparison
 from tests.lab import synthetic
 
 SCRIPT = "<script>alert('answer')</script>"
+CONTROL = "\x1b[2J\x00\x9b"
 IMAGE = "<img src=x onerror=alert(1)>"
 SMALL = {"learning_rates": [1e-4, 1e-3], "seeds": 2, "n": 40, "failing": None}
 
@@ -55,8 +57,8 @@ class Page(HTMLParser):
 def hostile_answers(generator, skill, n):
     rows = synthetic.answers(generator, skill, n)
     for row in rows:
-        row["generated"] = f"{SCRIPT} | ``` {row['generated']}"
-        row["prompt"] = f"{IMAGE}\n{row['prompt']}"
+        row["generated"] = f"{SCRIPT}{CONTROL} | ``` {row['generated']}"
+        row["prompt"] = f"{IMAGE}{CONTROL}\n{row['prompt']}"
     return rows
 
 
@@ -122,6 +124,14 @@ def test_nothing_in_data_becomes_markup(folder, page):
     plain = (folder / "out" / "report.md").read_text(encoding="utf-8")
     outside = re.sub(r"(?ms)^(`{3,}).*?^\1$", "", plain)  # in code blocks nothing is markup
     assert not re.search(r"(?<!\\)<", outside)
+
+
+def test_nothing_in_data_drives_a_terminal(folder):
+    for file in (path for path in (folder / "out").rglob("*") if path.is_file()):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", file.read_bytes().decode()), file
+    assert r"\x1b[2J\x00" in (folder / "out" / "report.html").read_text(encoding="utf-8")
+    formula = Sheet("s", "", (), (), ({"text": "=1+1\r\x1b[2J\ud800"},))
+    assert markdown.to_csv(formula) == '"text"\n'.replace('"', "") + '"\'=1+1\n\\x1b[2J\\ud800"\n'
 
 
 def test_the_page_needs_nothing_but_itself(page, folder):
@@ -201,6 +211,12 @@ def test_equal_comparisons_give_equal_files_whatever_an_earlier_report_left(fold
     assert {Path("report.html"), Path("report.md")} <= set(files)
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_tables_are_not_written_through_a_link(folder, tmp_path):
+    (tmp_path / "tables").symlink_to(folder / "stsb")
+    with pytest.raises(LinchainError, match=r"tables is a link"):
+        report.write_report([Comparison.load(folder / "stsb")], tmp_path)
 
 
 def test_the_plan_that_is_shown_can_be_run_again(folder):

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from linchain.errors import DivergedError, LinchainError, RunInterrupted
-from linchain.files import folder_lock, read_json
+from linchain.files import FolderInUseError, folder_lock, read_json
 from linchain.lab import worker
 from linchain.training.run import Start
 from linchain.training.run_folder import RunFolder
@@ -65,7 +65,9 @@ def test_why_it_failed_is_a_line_and_whether_it_diverged(run, tmp_path, error, t
 
 
 @pytest.mark.parametrize(
-    "error", [RunInterrupted("stopped", signal.SIGTERM), KeyboardInterrupt()], ids=["stopped", "ctrl_c"]
+    "error",
+    [RunInterrupted("stopped", signal.SIGTERM), KeyboardInterrupt(), FolderInUseError("in use")],
+    ids=["stopped", "ctrl_c", "another_process_still_trains"],
 )
 def test_a_run_that_was_stopped_has_not_failed(run, tmp_path, error):
     with pytest.raises(SystemExit):

@@ -24,7 +24,7 @@ def act(values: Mapping[str, Any], stage: str, threads: int) -> None:
     folder = Path(values["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     acts = {"meet": _meet, "finish": _finish, "wait": _wait, "kill": _kill, "kill_once": _kill_once, "exit": _exit}
-    acts |= {"explain": _explain, "resources": _resources}
+    acts |= {"explain": _explain, "resources": _resources, "kill_often": _kill_often}
     acts[values["act"]](folder)
 
 
@@ -74,6 +74,16 @@ def _kill(folder: Path) -> None:
     with (folder / "tries").open("a") as file:
         file.write("one\n")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _kill_often(folder: Path) -> None:
+    """Is killed four times, each time after another checkpoint."""
+    number = len(list(folder.glob("checkpoints/*"))) + 1
+    if number > 4:
+        _finish(folder)
+    else:
+        (folder / "checkpoints" / f"checkpoint-{number}").mkdir(parents=True)
+        _kill(folder)
 
 
 def _exit(folder: Path) -> None:

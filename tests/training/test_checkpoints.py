@@ -50,6 +50,12 @@ def test_a_file_that_was_not_written_with_it_is_damage(checkpoints):
     assert damage(checkpoints.at(20)) == "optimizer.pt is not what was written"
 
 
+@pytest.mark.parametrize("hashes", ["[]", "[" * 10**5, "5"])
+def test_hashes_that_are_none_are_damage(checkpoints, hashes):
+    (checkpoints.at(20) / HASHES).write_text(hashes)
+    assert damage(checkpoints.at(20)).startswith(f"{HASHES}: ")
+
+
 def test_hashes_of_other_files_are_not_read(checkpoints):
     (checkpoints.at(20) / HASHES).write_text('{"/dev/zero": "00", "../checkpoint-10/hashes.json": "00"}')
     assert damage(checkpoints.at(20)).endswith("is missing")
@@ -62,10 +68,34 @@ def test_the_last_ones_and_the_best_are_kept(checkpoints):
     assert [path.name for path in checkpoints.newest()] == ["checkpoint-50", "checkpoint-40", "checkpoint-20"]
 
 
+def test_a_checkpoint_outlives_damaged_ones_of_later_steps(tmp_path):
+    saved = Checkpoints(tmp_path)
+    for step in (30, 40):
+        save_checkpoint(saved, step)
+        truncate(saved.at(step) / WEIGHTS)
+    save_checkpoint(saved, 10)
+    saved.prune(best=None)
+    assert saved.newest() == [saved.at(10)]
+
+
+def test_a_link_to_where_checkpoints_lie_stays_one(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "thesis.tex").touch()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "disk")
+    saved = Checkpoints(tmp_path / "checkpoints")
+    save_checkpoint(saved, 10)
+    (saved.folder / "left.part").touch()
+    saved.clear()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["thesis.tex"]
+    save_checkpoint(saved, 20)
+    assert (tmp_path / "disk" / "checkpoint-20").is_dir()
+
+
 def test_what_a_kill_leaves_is_no_checkpoint_and_goes_with_the_next_one(checkpoints):
     part = checkpoints.folder / "saving.part" / "checkpoint-30"
     part.mkdir(parents=True)
     (part / WEIGHTS).touch()
+    (checkpoints.folder / "file.part").touch()
     assert checkpoints.last() == checkpoints.at(20)
     save_checkpoint(checkpoints, 30)
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == [

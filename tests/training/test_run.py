@@ -49,18 +49,23 @@ def test_a_killed_run_resumes_to_the_same_result(configure, monkeypatch, step):
     assert outcome(killed) == outcome(undisturbed)
 
 
-def test_a_run_killed_after_its_last_step_is_finished_without_another_step(configure, monkeypatch):
-    undisturbed, killed = configure("undisturbed"), configure("killed")
+def test_a_run_killed_after_its_last_step_is_finished_without_another_step(configure, monkeypatch, tmp_path):
+    undisturbed, killed, moved = configure("undisturbed"), configure("killed"), configure("moved")
     train(undisturbed)
     with monkeypatch.context() as patch:
         patch.setattr("linchain.training.run._save_trained", lambda *_: kill())
         with pytest.raises(Killed):
             train(killed)
+    # where it lies is no part of a run, nor is a link in the place of its adapter
+    folder = RunFolder(killed.output).path.rename(moved.output)
+    (tmp_path / "disk").mkdir()
+    (folder / "adapter").symlink_to(tmp_path / "disk")
     with monkeypatch.context() as patch:
         patch.setattr(RunTrainer, "training_step", lambda *_, **__: kill())
-        result = train(killed, Start(resume=True))
+        result = train(moved, Start(resume=True))
     assert (result["steps"], result["resumed_from_step"]) == (10, 10)
-    assert outcome(killed) == outcome(undisturbed)
+    assert outcome(moved) == outcome(undisturbed)
+    assert list((tmp_path / "disk").iterdir()) == []
 
 
 def test_control_c_leaves_a_checkpoint_of_the_last_step(configure, monkeypatch):

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from linchain.errors import LinchainError
-from linchain.files import check_writable, read_jsonl, write_json, write_jsonl
+from linchain.files import LOCK, check_writable, read_jsonl, write_json, write_jsonl, write_text
 from linchain.training.run_folder import RunFolder
 from tests.training.checkpoint_files import save_checkpoint
 
@@ -43,6 +43,22 @@ def test_clear_leaves_what_is_not_ours(interrupted):
     kept.touch()
     interrupted.clear()
     assert [path for path in interrupted.path.rglob("*") if path.is_file()] == [kept]
+
+
+def test_what_a_link_leads_to_is_neither_removed_nor_written(tmp_path, interrupted):
+    kept = tmp_path / "elsewhere" / "kept"
+    write_text(kept, "precious")
+    for link in (interrupted.adapter, interrupted.predictions):
+        link.symlink_to(kept.parent)
+    for name in ("report.html.part", "report.html", LOCK):
+        (interrupted.path / name).symlink_to(kept)
+    write_text(interrupted.path / "report.html", "a stranger's")
+    with pytest.raises(LinchainError, match=r"cannot be written: .*\.lock"), interrupted.in_use():
+        pass
+    interrupted.clear()
+    assert kept.read_text() == "precious"
+    assert not (interrupted.path / "report.html").is_symlink()
+    assert not interrupted.adapter.is_symlink()
 
 
 def test_a_folder_in_use_by_another_process_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from linchain.errors import LinchainError
 from linchain.evaluation.scores import MEAN
 from linchain.lab.choice import NOT_A_NUMBER, Choice, CurvePoint, chosen_rates, higher_is_better
 from linchain.lab.findings import ONLY_TEST, Analysis, Cost, Difference, Failure, Line, Range, SeedScore, Table
@@ -49,7 +50,12 @@ def _tables(plan: Plan, trials: Sequence[Trial], budget: int | None, choices: Ch
         if task != MEAN:
             of_mean.setdefault(task, metric)
     for task, metric in scored:
-        samples = take_samples(metric, list(of_mean.items()) if task == MEAN else [(task, metric)], runs)
+        try:
+            samples = take_samples(metric, list(of_mean.items()) if task == MEAN else [(task, metric)], runs)
+        except KeyError as error:
+            raise LinchainError(
+                f"{finals[0].files.result}: scores: {metric!r:.80} is not what the predictions of the final runs hold ({error})"
+            ) from error
         if samples:
             lines = [_line(plan, one.label, budget, choices, samples) for one in plan.contestants]
             table = _table(task or ONLY_TEST, metric, budget, _compared(plan.reference, lines, samples), samples)

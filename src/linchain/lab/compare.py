@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
 from linchain.errors import LinchainError
-from linchain.files import LOCK, check_writable, folder_lock, write_json, write_text
+from linchain.files import LOCK, check_writable, folder_lock, remove, write_json, write_text
 from linchain.lab.environment import check_same
-from linchain.lab.executor import Executor, run_all
+from linchain.lab.executor import Executor, MachineLostError, run_all
 from linchain.lab.progress import PlanProgress
 from linchain.lab.queue import local_executor
 from linchain.lab.trials import MARK, Comparison, Stage, Trial, holds_comparison
@@ -51,9 +51,7 @@ def run_plan(comparison: Comparison, console: Console, executor: Executor) -> Co
                 progress.begin(stage, count)
             _run_stage("search", comparison.search_trials(), executor, progress)
             _run_stage("final", comparison.final_trials(_choices(comparison)), executor, progress)
-            # alone on the machine, or the figures would be of the neighbours, too
-            costs = _shuffled(comparison.cost_trials(_choices(comparison)))
-            _run_stage("cost", costs, _for_costs(comparison, costs, executor), progress)
+            _measure_costs(comparison, executor, progress)
         done = Comparison(plan, comparison.folder)  # what it says is read once, of what has been run by now
         write_json(done.environment_file, done.environment)
         with console.status("comparing"):
@@ -125,11 +123,21 @@ def _choices(comparison: Comparison) -> dict[tuple[str, int | None], float]:
     return comparison.choices(comparison.search_trials())
 
 
+def _measure_costs(comparison: Comparison, executor: Executor, progress: PlanProgress) -> None:
+    """The cost runs, alone on one machine, or the figures would be of the neighbours, too. Another where that goes down."""
+    costs = _shuffled(comparison.cost_trials(_choices(comparison)))
+    while True:
+        with suppress(MachineLostError):
+            return _run_stage("cost", costs, _for_costs(comparison, costs, executor), progress)
+
+
 def _for_costs(comparison: Comparison, trials: Sequence[Trial], executor: Executor) -> Executor:
     """One machine for all figures of cost. Where that of earlier ones is gone, they are measured again on another."""
     if not any(_to_run(trial) for trial in trials):
         return executor
     file, machines = comparison.folder / COST_MACHINE, executor.machines()
+    if not machines:
+        raise LinchainError("no node is left that a run fits on; start one, and give the command again")
     before = file.read_text(encoding="utf-8").strip() if file.is_file() else None
     machine = before if before in machines else machines[0]
     if before not in (None, machine):
@@ -155,9 +163,10 @@ def _run_stage(stage: Stage, trials: Sequence[Trial], executor: Executor, progre
 def _leave_what_is_read(trial: Trial) -> None:
     """Of a finished run: no checkpoints, and weights of final runs only. A plan has many runs, and disks are finite."""
     if trial.state == "done":
-        weights = () if trial.stage == "final" else (trial.files.adapter, trial.files.model)
-        for path in (trial.files.checkpoints.folder, *weights):
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # a network file system keeps what somebody has open; the result is there all the same
+            trial.files.checkpoints.clear()
+            for path in () if trial.stage == "final" else (trial.files.adapter, trial.files.model):
+                remove(path)
 
 
 def _to_run(trial: Trial) -> bool:

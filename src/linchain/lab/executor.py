@@ -12,9 +12,15 @@ from typing import Protocol
 from linchain.errors import LinchainError, unknown_name
 from linchain.files import write_json
 from linchain.lab.trials import Trial
+from linchain.training.checkpoints import checkpoint_step
 
-TRIES = 3  # of a run whose process is lost: a machine may go down, but what loses each of its processes is no accident
+# of a run whose process is lost: a machine may go down, but what loses each process before its next checkpoint is no accident
+TRIES = 3
 Finished = Callable[[Trial, float], None]
+
+
+class MachineLostError(Exception):
+    """The machine that runs were to be alone on is gone."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Executor(Protocol):
         """Starts a run, or puts it into the queue."""
 
     def ended(self) -> list[End]:
-        """Waits until a run has ended, and returns those that have."""
+        """Waits until a run has ended, and returns those that have. MachineLostError where it is bound to a machine
+        that is gone."""
 
     def stop(self, signalled: bool) -> None:
         """Has the runs write their checkpoints and end; `signalled`: the Ctrl-C of this terminal has told them already."""
@@ -61,7 +68,7 @@ class Executor(Protocol):
         """Names of the machines that runs go to."""
 
     def alone_on(self, machine: str) -> Executor:
-        """One run at a time on one of the `machines`, with nothing beside it."""
+        """One run at a time on one of the `machines`, with nothing beside it. MachineLostError where it is gone by now."""
 
 
 def needs(threads: int, gpu: bool) -> str:
@@ -93,7 +100,7 @@ def run_all(trials: Sequence[Trial], executor: Executor, finished: Finished) -> 
     """Runs each trial, in their order, until all of them have a result or an error.
 
     A run whose process was killed or whose machine went down continues from its last checkpoint. After TRIES such losses
-    it gets an error.json that says so.
+    without a further checkpoint it gets an error.json that says so.
 
     Args:
         trials: what is left of an earlier error of theirs is removed.
@@ -104,6 +111,7 @@ def run_all(trials: Sequence[Trial], executor: Executor, finished: Finished) -> 
     nobody reads any more), the runs are let write their checkpoints, and it is raised again.
     """
     waiting, tries, running = deque(trials), Counter[Path](), 0
+    began: dict[Path, int] = {}  # the step that a try continued from
     try:
         while waiting or running:
             while waiting and executor.room():
@@ -111,10 +119,13 @@ def run_all(trials: Sequence[Trial], executor: Executor, finished: Finished) -> 
                 trial.files.error.unlink(missing_ok=True)
                 executor.submit(trial)
                 tries[trial.folder] += 1
+                began[trial.folder] = _step(trial)
                 running += 1
             for end in executor.ended():
                 running -= 1
                 lost = end.trial.state == "missing"
+                if lost and _step(end.trial) > began[end.trial.folder]:
+                    tries[end.trial.folder] = 0
                 if lost and tries[end.trial.folder] < TRIES:
                     waiting.appendleft(end.trial)
                     continue
@@ -126,10 +137,16 @@ def run_all(trials: Sequence[Trial], executor: Executor, finished: Finished) -> 
         raise
 
 
+def _step(trial: Trial) -> int:
+    """How far a run has got: the step of its newest checkpoint."""
+    newest = trial.files.checkpoints.newest()
+    return checkpoint_step(newest[0]) if newest else 0
+
+
 def _write_loss(end: End) -> None:
     """error.json of a run that could not write one itself. Raises LinchainError where that cannot be written either."""
     files = end.trial.files
-    text = f"the process of this run {end.death}; tried {TRIES} times; see {files.log.name}"
+    text = f"the process of this run {end.death}; tried {TRIES} times without getting further; see {files.log.name}"
     try:
         write_json(files.error, {"error": text, "diverged": False})
     except OSError as error:

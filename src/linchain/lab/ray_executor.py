@@ -18,7 +18,7 @@ from typing import Any
 from linchain.errors import LinchainError, first_line
 from linchain.files import PART
 from linchain.lab import ray_node
-from linchain.lab.executor import End, needs
+from linchain.lab.executor import End, MachineLostError, needs
 from linchain.lab.trials import Trial
 from linchain.training.environment import PACKAGES
 
@@ -156,6 +156,8 @@ class RayExecutor:
         try:
             report = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
+            if self._node and self._node["NodeID"] not in {node["NodeID"] for node in _nodes(self._ray)}:
+                raise MachineLostError(_name(self._node)) from error
             return End(trial, time.perf_counter() - submitted, f"was lost ({_said(error)})")
         if report["problem"]:  # a node that has come since the check
             raise LinchainError(f"node {report['node']} of the Ray cluster {report['problem']}")
@@ -173,7 +175,9 @@ class RayExecutor:
         return sorted({_name(node) for node in self._fitting()})
 
     def alone_on(self, machine: str) -> RayExecutor:
-        node = next(node for node in self._fitting() if _name(node) == machine)
+        node = next((node for node in self._fitting() if _name(node) == machine), None)
+        if node is None:
+            raise MachineLostError(machine)
         return RayExecutor(self._ray, self._need, self.scratch, node)
 
     def _fitting(self) -> list[Mapping[str, Any]]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from linchain.errors import LinchainError
-from linchain.files import read_json, read_jsonl
 from linchain.lab.choice import chosen_rates
 from linchain.lab.environment import gather
 from linchain.lab.plan import DECIDED, Contestant, Plan, load_plan, run_values
+from linchain.lab.run_files import Environment, Failure, Logged, Measured, Predicted, Result, read_file, read_rows
 from linchain.paths import user_path
 from linchain.training.run_folder import RunFolder
 
@@ -66,7 +66,7 @@ class Trial:
     @property
     def failure(self) -> dict[str, Any] | None:
         """error.json of a failed run: `error`, one line, and whether the run `diverged`."""
-        return read_json(self.files.error) if self.state == "failed" else None
+        return read_file(Failure, self.files.error) if self.state == "failed" else None
 
     @property
     def error(self) -> str | None:
@@ -75,18 +75,21 @@ class Trial:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """result.json of a finished run."""
-        return read_json(self.files.result)
+        """result.json of a finished run. Raises LinchainError where it is damaged, as all that reads its files does."""
+        found = read_file(Result, self.files.result)
+        if self.stage == "search" and not found["scores"].get(SPLITS["validation"]):
+            raise LinchainError(f"{self.files.result}: scores: none of the validation split")
+        return found
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The logged losses by step."""
-        return read_jsonl(self.files.metrics) if self.files.metrics.is_file() else []
+        return read_rows(Logged, self.files.metrics) if self.files.metrics.is_file() else []
 
     @cached_property
     def diagnostics(self) -> list[dict[str, Any]]:
         """What was measured of the update along training; empty where nothing was."""
-        return read_jsonl(self.files.diagnostics) if self.files.diagnostics.is_file() else []
+        return read_rows(Measured, self.files.diagnostics) if self.files.diagnostics.is_file() else []
 
     def scores(self, split: str) -> list[dict[str, Any]]:
         """Scores of a finished run on the split "validation" or "test", one for each task and metric."""
@@ -94,7 +97,7 @@ class Trial:
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
         """One row a record of the split "validation" or "test", in the order of the data."""
-        return read_jsonl(self.files.predictions / f"{SPLITS[split]}.jsonl")
+        return read_rows(Predicted, self.files.predictions / f"{SPLITS[split]}.jsonl")
 
     def describe(self) -> str:
         """The trial in a few words."""
@@ -154,7 +157,7 @@ class Comparison:
     def environments(self) -> dict[str, dict[str, Any]]:
         """environment.json of every run that has begun, by its folder."""
         files = {str(trial.folder): trial.files.environment for trial in self.trials}
-        return {folder: read_json(file) for folder, file in files.items() if file.is_file()}
+        return {folder: read_file(Environment, file) for folder, file in files.items() if file.is_file()}
 
     @cached_property
     def analysis(self) -> Analysis:

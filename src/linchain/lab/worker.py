@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from linchain.errors import DivergedError, LinchainError, RunInterrupted, first_line
-from linchain.files import folder_lock, write_json
+from linchain.files import FolderInUseError, folder_lock, write_json
 from linchain.quiet import quiet_libraries
 from linchain.training.load_config import build_config
 from linchain.training.run import Start, train
@@ -40,7 +40,8 @@ def work_on_cluster(values: Mapping[str, Any], stage: str, threads: int) -> None
 def run(values: Mapping[str, Any], stage: str, threads: int) -> bool:
     """Runs the configuration `values`, or continues it, and leaves result.json or error.json; whether it has a result.
 
-    Neither is left where it was interrupted. A run of the stage "cost" starts again, so that its figures are of one piece.
+    Neither is left where it was interrupted, or where another process still holds its folder. A run of the stage "cost"
+    starts again, so that its figures are of one piece.
     What libraries and errors print goes to log.txt.
     """
     folder = RunFolder(values["output"])
@@ -53,6 +54,9 @@ def run(values: Mapping[str, Any], stage: str, threads: int) -> bool:
         start = Start(overwrite=continues) if stage == "cost" else Start(resume=continues)
         train(build_config(dict(values)), start)
     except (RunInterrupted, KeyboardInterrupt):
+        return False
+    except FolderInUseError as error:  # a row of failure would stand beside a run that still trains
+        print(error)
         return False
     except Exception as error:
         if not isinstance(error, LinchainError):

@@ -6,6 +6,7 @@ checkpoint-<step>/  what transformers.Trainer saves, and hashes.json: the SHA-25
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 
 from linchain import processes
 from linchain.errors import LinchainError, first_line
-from linchain.files import PART, put_in_place, read_json, sha256, write_json
+from linchain.files import PART, put_in_place, read_json, remove, sha256, write_json
 
 HASHES = "hashes.json"
 TRAINER_STATE = "trainer_state.json"
@@ -48,6 +49,10 @@ class Checkpoints:
         """All of them, whole or damaged, the newest first."""
         found = (path for path in self.folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
         return sorted(found, key=checkpoint_step, reverse=True)
+
+    def newer(self, step: int) -> list[Path]:
+        """Those of later steps. A run at `step` has passed them over as damaged: pruned by number, they would outlive it."""
+        return [path for path in self.newest() if checkpoint_step(path) > step]
 
     def search(self) -> tuple[Path | None, dict[Path, str]]:
         """The newest whole one, and what is wrong with those that are newer. It takes reading all of their bytes."""
@@ -111,6 +116,8 @@ class Checkpoints:
         if whole.exists():  # it was damaged: the run came back to its step
             _remove(whole)
         put_in_place(part, whole)
+        for passed_over in self.newer(checkpoint_step(whole)):
+            _remove(passed_over)
         self.scratch.rmdir()
 
     def prune(self, best: int | None) -> None:
@@ -123,7 +130,16 @@ class Checkpoints:
     def tidy(self) -> None:
         """Take away what kills have left of checkpoints that were being written or removed."""
         for part in self.folder.glob(f"*{PART}"):
-            shutil.rmtree(part)
+            remove(part)
+
+    def clear(self) -> None:
+        """Remove all of them. Where the folder is a link, to a larger disk perhaps, it stays one, for the next ones."""
+        if not self.folder.is_symlink():
+            remove(self.folder)
+            return
+        self.tidy()
+        for path in self.newest():
+            _remove(path)
 
     def _kept(self) -> str:
         last = self.last()
@@ -143,15 +159,15 @@ def trainer_state(checkpoint: Path) -> dict[str, Any]:
 def damage(checkpoint: Path) -> str | None:
     """What differs from what was written into the checkpoint; None where nothing does."""
     try:
-        written = dict(read_json(checkpoint / HASHES))
+        written = read_json(checkpoint / HASHES)
         there = set(_files(checkpoint)) - {HASHES}
-    except (OSError, ValueError, TypeError) as error:
-        return f"{HASHES}: {_reason(error)}"
-    for name in sorted(written.keys() | there):
-        if name not in there:
-            return f"{name} is missing"
-        if sha256(checkpoint / name) != written.get(name):
-            return f"{name} is not what was written"
+        for name in sorted(written.keys() | there):
+            if name not in there:
+                return f"{name} is missing"
+            if sha256(checkpoint / name) != written.get(name):
+                return f"{name} is not what was written"
+    except (OSError, LinchainError) as error:
+        return str(error).replace(f"{checkpoint}{os.sep}", "")
     return None
 
 
@@ -163,7 +179,7 @@ def _remove(checkpoint: Path) -> None:
     # in one step out of the list of checkpoints: half of one is none
     part = checkpoint.with_name(checkpoint.name + PART)
     checkpoint.replace(part)
-    shutil.rmtree(part)
+    remove(part)
 
 
 def _reason(error: Exception) -> str:

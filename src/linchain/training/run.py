@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +24,7 @@ from linchain.files import (
     read_json,
     read_jsonl,
     refused_by_disk,
+    remove,
     write_json,
     write_jsonl,
     write_text,
@@ -78,7 +78,9 @@ def check_folder(config: RunConfig, start: Start) -> RunFolder:
     if start.resume:
         before = load_config(folder.config)
         then = read_json(folder.environment).get(LAYOUT, ALONE) if folder.environment.is_file() else layout()
-        changed = differences(before, _with_memory_of(before, then, config)) + layout_changes(then, before, config)
+        # where the run lies, and by which path it is named, is no part of it
+        was = before.model_copy(update={"output": config.output})
+        changed = differences(was, _with_memory_of(before, then, config)) + layout_changes(then, before, config)
         if changed:
             raise LinchainError(
                 f"--resume: the configuration differs from that of the run in {folder.path}: {'; '.join(changed)}"
@@ -224,7 +226,7 @@ def _save_trained(
     whole = folder.adapter if adapted else folder.model
     part = whole.with_name(f"{whole.name}{PART}")
     for old in (part, whole):
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     model.save_pretrained(str(part), state_dict=state)
     if start is not None:
         _save_for_whole_base(part, start)

@@ -10,13 +10,12 @@ error.json, log.txt of a run that a comparison started: why it failed, and where
 
 from __future__ import annotations
 
-import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
 from linchain.errors import LinchainError
-from linchain.files import LOCK, PART, check_writable, folder_lock
+from linchain.files import LOCK, PART, check_writable, folder_lock, remove
 from linchain.paths import user_path
 from linchain.training.checkpoints import Checkpoints, trainer_state
 
@@ -81,16 +80,15 @@ class RunFolder:
         return folder_lock(self.path)
 
     def clear(self) -> None:
-        """Remove what a run writes, and nothing else that lies in the folder."""
+        """Remove what a run writes, and nothing else that lies in the folder, nor what a link in it leads to."""
         # result.json first and config.yaml last: killed in between, the folder is still an interrupted run
+        remove(self.result)
+        self.checkpoints.clear()
         for path in (
-            self.result, self.predictions, self.adapter, self.model, self.checkpoints.folder, self.metrics, self.diagnostics,
-            self.plot, self.error, self.environment, self.config,
+            self.predictions, self.adapter, self.model, self.metrics, self.diagnostics, self.plot, self.error,
+            self.environment, self.config,
         ):  # fmt: skip
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path)
 
 
 def foreign_names(folder: Path, own: set[str]) -> set[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from linchain.errors import LinchainError, printable
 from linchain.evaluation.scores import MEAN
 from linchain.files import write_text
 from linchain.lab.report import course_tables, examples, figures, papers, settings, spectra, tables, words
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
 def build(comparisons: Sequence[Comparison], out: Path) -> Path:
     """Writes the files that `linchain.lab.report.write_report` promises."""
     names = _names([comparison.folder.absolute().name for comparison in comparisons])
+    csv = out / "tables"
+    if csv.is_symlink():  # a comparison may be a stranger's, and what the link leads to is not
+        raise LinchainError(
+            f"{csv} is a link, and its tables would be written elsewhere; remove it, or choose --output"
+        )
     report = compose([Study(name, comparison) for name, comparison in zip(names, comparisons, strict=True)])
-    for stale in (file for name in names for file in (out / "tables").glob(f"{name}-*.csv")):
+    for stale in (file for name in names for file in csv.glob(f"{name}-*.csv")):
         stale.unlink()
     for sheet in sheets(report):
-        write_text(out / "tables" / f"{sheet.name}.csv", to_csv(sheet))
+        write_text(csv / f"{sheet.name}.csv", to_csv(sheet))
     write_text(out / "report.md", to_markdown(report))
     html = out / "report.html"
     write_text(html, to_html(report))
@@ -50,15 +56,15 @@ def to_html(report: Report) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.finalize = _unbroken
+    environment.finalize = _shown
     environment.filters["kind"] = lambda block: type(block).__name__
     style = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
     return environment.get_template("template.html.jinja").render(report=report, style=Markup(style))
 
 
-def _unbroken(value: object) -> object:
-    """A number and its percent sign stay on one line."""
-    return value.replace(" %", "\N{NO-BREAK SPACE}%") if type(value) is str else value
+def _shown(value: object) -> object:
+    """Text without control characters. A number and its percent sign stay on one line."""
+    return printable(value).replace(" %", "\N{NO-BREAK SPACE}%") if type(value) is str else value
 
 
 def sheets(report: Report) -> Iterator[Sheet]:

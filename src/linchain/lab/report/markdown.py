@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from linchain.errors import printable
 from linchain.lab.report.content import Block, Cell, Chapter, Examples, Picture, Report, Section, Sheet, Verbatim
 
 _SIGNS = re.compile(r"([\\`*_\[\]<>|#~$&])")
@@ -35,7 +36,7 @@ def to_csv(sheet: Sheet) -> str:
 def _inert(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    text = value.replace("\r", "\n")  # which the writer puts in quotes
+    text = printable(value.replace("\r", "\n"))  # line ends are put in quotes by the writer
     return f"'{text}" if value.startswith(_FORMULA) else text
 
 
@@ -45,14 +46,14 @@ def escape(text: str) -> str:
     >>> print(escape("a|b <script> *c*"))
     a\|b \<script\> \*c\*
     """
-    return _SIGNS.sub(r"\\\1", " ".join(text.split()))
+    return _SIGNS.sub(r"\\\1", printable(" ".join(text.split())))
 
 
 def fenced(text: str) -> str:
     """Text as a code block, whatever backticks it holds itself."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}text\n{printable(text)}\n{fence}"
 
 
 def _chapter(chapter: Chapter) -> Iterator[str]:

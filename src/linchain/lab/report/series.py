@@ -96,8 +96,11 @@ def read_update(rows: Sequence[Mapping[str, Any]]) -> Update | None:
         return None
     steps = [row["step"] for row in rows]
     factors = {name for row in rows for name in row.get("gradients") or {}}
-    largest = max(row.get("norm", 0.0) for row in rows)
-    moved = [row for row in rows if row.get("norm", largest) > ROUNDING * largest]
+    norms = [row.get("norm") for row in rows]  # None: not a number
+    largest = max((norm for norm in norms if norm is not None), default=0.0)
+    moved = [
+        row for row, norm in zip(rows, norms, strict=True) if (largest if norm is None else norm) > ROUNDING * largest
+    ]
     return Update(
         ranks={measure: _by_step((row["step"], row.get(measure)) for row in moved) for measure in RANKS},
         gradients={
