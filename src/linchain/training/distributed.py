@@ -117,7 +117,7 @@ def check_same_inputs(inputs: list[dict[str, Any]]) -> None:
     """LinchainError where one of the processes, whose `inputs_of` these are, has something else than the first."""
     for rank, found in enumerate(inputs):
         for key, value in found.items():
-            if value != inputs[0][key]:
+            if value != inputs[0].get(key):
                 raise LinchainError(
                     f"{key}: process {rank} has something else than process 0 has by that name, or computed from it; all "
                     "machines need the same files"
