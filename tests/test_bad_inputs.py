@@ -351,6 +351,7 @@ CASES: dict[str, tuple[Attempt, str]] = {
     "a width that is a text": (model("config.json", {"hidden_size": "abc"}), "'hidden_size': TypeError: Field 'hidden_size'"),
     "no heads": (model("config.json", {"num_attention_heads": 0}), "cannot be loaded: ZeroDivisionError"),
     "classes without end in a model": (model("config.json", {"num_labels": 10**9}), "num_labels 1000000000 is too large"),
+    "too many classes beside a tokenizer": (model("config.json", {"num_labels": 10**9}, load_tokenizer), "num_labels 1000"),
     "layers without end in a model": (model("config.json", {"num_hidden_layers": 10**7}), "num_hidden_layers 10000000 is too"),
     "layers without end in a part of a model": (model("config.json", {"text_config": {"n_layer": 10**7}}), "n_layer 1000"),
     "an architecture that is a number": (model("config.json", {"architectures": 5}), "architectures must be a list of names"),

@@ -43,8 +43,6 @@ def test_no_bytes_are_the_plainest_case() -> None:
         files = adapter.read_adapter(adapter.FOLDER)
         if kind != 3:  # a fork's goes another way
             adapter._use(files, on_base=True)
-    model._write(Choices(b""))
-    model._read_config()
-    model._read_tokenizer()
-    model._read_beside()
-    model.load_model(str(model.FOLDER), model._tokenizer())
+    for use, names in model.USES:
+        model._write(Choices(b""), names)
+        use()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,7 @@ def load_tokenizer(name: str, chat_template: str | None = None) -> PreTrainedTok
 
     LinchainError where it cannot be loaded, and for links out of an adapter's folder.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedConfig
 
     folder = user_path(name)
     if (folder / ADAPTER_CONFIG).is_file():
@@ -114,6 +114,8 @@ def load_tokenizer(name: str, chat_template: str | None = None) -> PreTrainedTok
     else:
         path = model_path(name)
     with loading(f"tokenizer of model {name!r}", name):
+        with suppress(OSError):  # it may lie alone; where config.json lies beside it, transformers reads that first
+            _check_model_config(PreTrainedConfig.get_config_dict(path)[0])
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     if chat_template is not None:
         try:
