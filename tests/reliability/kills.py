@@ -3,7 +3,8 @@
     python -m tests.reliability.kills --kills 200 --seed 1 --folder kills
 
 Each attempt is a process forked from this one, which has the libraries loaded: a kill falls on work, not on imports. A folder
-is killed several times, then let end; what it holds must be, byte for byte, what an undisturbed one holds.
+is killed several times, half of them while a file is being written, and what others may read by then must be whole each
+time. Then it is let end; what it holds must be, byte for byte, what an undisturbed one holds.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from pathlib import Path
 
 import psutil
 import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from linchain.convert.export import export
 from linchain.files import PART, read_json, read_jsonl, sha256
 from linchain.lab.compare import compare
 from linchain.lab.plan import build_plan
 from linchain.lab.trials import Comparison
+from linchain.training.checkpoints import damage
 from linchain.training.load_config import build_config
 from linchain.training.run import Start, train
 from linchain.training.run_folder import RunFolder
@@ -42,13 +46,13 @@ Outcome = dict[str, object]
 class Subject:
     """What is killed: `go` starts it in a folder, or continues it there; `outcome` is what must be equal in the end.
 
-    `whole` says, right after a kill, whether what others may read by then is whole.
+    `whole` says, right after a kill, whether what others may read by then is; it is told what an undisturbed one ends in.
     """
 
     name: str
     go: Callable[[Path], object]
     outcome: Callable[[Path], Outcome]
-    whole: Callable[[Path], bool] = lambda folder: True
+    whole: Callable[[Path, Outcome], bool]
 
 
 @dataclass
@@ -90,16 +94,28 @@ def training(method: str) -> Subject:
         files = [*run.adapter.iterdir(), *run.predictions.iterdir(), run.diagnostics]
         return {"result": result, "metrics": read_jsonl(run.metrics)} | {file.name: sha256(file) for file in files}
 
-    return Subject(f"train {method}", go, outcome)
+    return Subject(f"train {method}", go, outcome, lambda folder, _: _whole_run(folder))
+
+
+def _whole_run(folder: Path) -> bool:
+    """Whether checkpoints, adapter and result of a run, those that are there, can be read."""
+    run = RunFolder(folder)
+    if run.result.exists():
+        read_json(run.result)
+    if run.adapter.exists():
+        load_file(run.adapter / "adapter_model.safetensors")
+        read_json(run.adapter / "adapter_config.json")
+        AutoTokenizer.from_pretrained(run.adapter)
+    return not any(map(damage, run.checkpoints.newest()))
 
 
 def comparison() -> Subject:
-    """Two methods, two learning rates, two seeds: eight runs of six steps, two at a time."""
+    """Two methods, two learning rates, a seed: six runs of six steps, two at a time."""
     values = {
         "model": "starter",
         "methods": ["lora", "linchain"],
         "learning_rates": [1e-3, 5e-3],
-        "seeds": 2,
+        "seeds": 1,
         "threads": 1,
         "options": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
         "data": {"train": "starter:two_step", "limit": 64, "validation_size": 16, "test": "starter:two_step"},
@@ -111,7 +127,10 @@ def comparison() -> Subject:
     def go(folder: Path) -> None:
         compare(Comparison(build_plan(values | {"output": str(folder)})))
 
-    return Subject("compare", go, lambda folder: {"summary.json": sha256(folder / "summary.json")})
+    def whole(folder: Path, _: Outcome) -> bool:
+        return all(_whole_run(run) for run in folder.glob("runs/*/*"))
+
+    return Subject("compare", go, lambda folder: {"summary.json": sha256(folder / "summary.json")}, whole)
 
 
 def exported(adapter: Path, to: str) -> Subject:
@@ -123,14 +142,10 @@ def exported(adapter: Path, to: str) -> Subject:
     def outcome(folder: Path) -> Outcome:
         return {file.name: sha256(file) for file in (folder / "out").iterdir()}
 
-    def whole(folder: Path) -> bool:
-        return not (folder / "out").exists() or {
-            "README.md",
-            "adapter_config.json",
-            "adapter_model.safetensors",
-        } <= set(os.listdir(folder / "out"))
+    def whole(folder: Path, undisturbed: Outcome) -> bool:
+        return not (folder / "out").exists() or outcome(folder) == undisturbed
 
-    return Subject(f"export --to {to}", go, outcome, whole if to == "lora" else lambda folder: True)
+    return Subject(f"export --to {to}", go, outcome, whole)
 
 
 def put_to_the_test(subject: Subject, folder: Path, kills: int, chance: random.Random) -> Tally:
@@ -146,7 +161,7 @@ def put_to_the_test(subject: Subject, folder: Path, kills: int, chance: random.R
         ended = False
         for _ in range(KILLS_A_FOLDER):
             ended = _attempt(subject, disturbed, chance.uniform(0, lasts), tally, chance)
-            if not subject.whole(disturbed):
+            if not subject.whole(disturbed, expected):
                 tally.different.append(f"{disturbed}: not whole after a kill")
             if ended or sum(tally.kills.values()) == kills:
                 break
@@ -164,6 +179,9 @@ def _attempt(subject: Subject, folder: Path, kill_after: float | None, tally: Ta
     process = _forked(subject, folder)
     if kill_after is not None:
         time.sleep(kill_after)
+        if chance.random() < 0.5:
+            while process.status() != psutil.STATUS_ZOMBIE and not any(folder.rglob(f"*{PART}")):
+                time.sleep(0.001)
         if process.status() != psutil.STATUS_ZOMBIE:
             # runs of a comparison are forked from a server, which is the process's child
             runs = [run for server in process.children() for run in server.children()]
@@ -212,8 +230,7 @@ def main() -> None:
     chance = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.folder or Path(temporary)
-        trained = folder / "trained"
-        training("linchain").go(trained)
+        trained = folder / "train-linchain" / "undisturbed"  # there by the time that it is exported
         subjects = [
             (training("linchain"), 0.35), (training("bone-row"), 0.2), (comparison(), 0.2),
             (exported(trained, "lora"), 0.15), (exported(trained, "merged"), 0.1),
