@@ -176,7 +176,7 @@ TRAIN = [
     ("beyond_the_context", ["data.max_length=1000"], ["data.max_length: 1000 exceeds the model's context of 512"]),
     ("no_room_to_answer", ["data.test=good.jsonl", "evaluation.max_new_tokens=500"], ["evaluation.max_new_tokens 500"]),
     ("validation_too_large", ["data.validation_size=4"], ["data.validation_size: 4 leaves none of the 4"]),
-    ("no_chat_template", ["data.train=chat.jsonl"], ["needs a chat template", "model.chat_template"]),
+    ("no_chat_template", ["data.train=chat.jsonl"], ["need a chat template", "model.chat_template"]),
     ("no_messages", ["data.train=turns.jsonl"], ["turns.jsonl:1: column 'messages' must be a list"]),
     ("no_assistant", ["data.train=no_assistant.jsonl"], ["no_assistant.jsonl:1: no message has the role 'assistant'"]),
     ("chat_template_missing", ["model.chat_template=no.jinja"], ["model.chat_template no.jinja cannot be read"]),
