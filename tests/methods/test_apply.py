@@ -27,6 +27,16 @@ def test_what_peft_trips_over_is_answered(tiny_model):
         apply(model, LinChainConfig(target_modules=["q_proj"], exclude_modules="*"))
 
 
+@pytest.mark.parametrize("r", [10**17, 10**18, 10**30])
+def test_an_adapter_that_no_memory_holds_is_refused(tiny_model, r):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with pytest.raises(
+        LinchainError, match=r"does not fit into memory \(.*\); lower r|The model's modules are"
+    ) as refused:
+        apply(model, LinChainConfig(r=r, target_modules=["q_proj"]))
+    assert "\n" not in str(refused.value)
+
+
 def test_the_users_options_stay_as_they_were():
     import transformers
 
