@@ -28,17 +28,21 @@ EXAMPLES = {
 
 FORMATS = """### Data formats
 
-A file is JSONL (one record a line), JSON (a list of records), CSV or Parquet. `data.format: auto` takes the format whose columns the
-first record has; other columns are ignored.
+A file is JSONL (one record a line), JSON (a list of records), CSV or Parquet. `data.format: auto` takes the format
+whose columns the first record has; other columns are ignored.
 
 | format | columns | what is learned |
 |---|---|---|
-| `instruction` | `instruction`, `output`; optional `input`, `answer` | The output, behind the prompt below. With an `answer`, generated answers are scored by it. |
-| `prompt_completion` | `prompt`, `completion`; optional `answer` | The completion, behind the prompt as it is: no template. `answer` as above. |
-| `messages` | `messages`: a list of `role` and `content` | The assistant's turns, in the tokenizer's chat template (or `model.chat_template`). |
+| `instruction` | `instruction`, `output`; optional `input`, `answer` | \
+The output, behind the prompt below. With an `answer`, generated answers are scored by it. |
+| `prompt_completion` | `prompt`, `completion`; optional `answer` | \
+The completion, behind the prompt as it is: no template. `answer` as above. |
+| `messages` | `messages`: a list of `role` and `content` | \
+The assistant's turns, in the tokenizer's chat template (or `model.chat_template`). |
 | `sharegpt` | `conversations`: a list of `from` (`human`, `gpt`, …) and `value` | As `messages`. |
 | `text` | `text` | All of it. |
-| `sentence_pair` | `sentence1`, `label`; optional `sentence2` | The label: whole numbers or names are classes, other numbers a regression. Needs `task: sequence_classification`. |
+| `sentence_pair` | `sentence1`, `label`; optional `sentence2` | \
+The label: whole numbers or names are classes, other numbers a regression. Needs `task: sequence_classification`. |
 
 ```json
 {examples}
@@ -48,7 +52,8 @@ Columns of other names are mapped: behind each needed one stands what the data c
 `columns: {{instruction: question, output: answer}}` below `data`, on the command line
 `'data.columns={{instruction: question, output: answer}}'`, with the quotes. `answer` is then also what generated answers are
 compared with; where it holds a text that is to be learned but not matched, set `evaluation.metric: loss`. `prompt` and
-`completion` need no map, but `{{instruction: prompt, output: completion}}` with `format: instruction` puts them into the prompt below.
+`completion` need no map, but `{{instruction: prompt, output: completion}}` with `format: instruction` puts them into the
+prompt below.
 
 ### The prompt of instructions
 
@@ -65,7 +70,8 @@ With an `input`:
 {with_input}
 ```
 
-`linchain.tasks.instruction.instruction_prompt(instruction, input)` writes it. `linchain train CONFIG --preview` shows it with the first record.
+`linchain.tasks.instruction.instruction_prompt(instruction, input)` writes it.
+`linchain train CONFIG --preview` shows it with the first record.
 """
 
 
