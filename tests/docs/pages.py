@@ -107,6 +107,7 @@ def _run(command: list[str]) -> str:
 
 def _write(block: Block) -> None:
     file = Path(block.title or f"block-{block.line}.yaml")
+    file.parent.mkdir(exist_ok=True)
     file.write_text(block.text, encoding="utf-8")
     if block.language == "yaml":
         (load_plan if "\nlearning_rates:" in block.text else load_config)(file)

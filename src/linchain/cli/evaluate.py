@@ -62,9 +62,9 @@ def evaluate(
     output: Annotated[
         str | None,
         typer.Option(
-            help="File for the predictions. Default: <run>/predictions/<data>.<metric>.jsonl for a run, else "
-            "predictions/<target>.<data>.<metric>.jsonl; an --extraction is named behind the metric, and with --model it ends "
-            "in .on-<model>.jsonl"
+            help="File for the predictions. Default: `<run>/predictions/<data>.<metric>.jsonl` for a run, else "
+            "`predictions/<target>.<data>.<metric>.jsonl`; an --extraction is named behind the metric, and with --model it "
+            "ends in `.on-<model>.jsonl`"
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing predictions file.")] = False,

@@ -17,7 +17,7 @@ def export(
             "--to",
             metavar="FORM",
             help="lora: a plain PEFT LoRA. merged: a plain Transformers checkpoint. linchain: from a LoRA, or from the "
-            "LinChain authors' own code. bone, miss: PEFT's MiSS bat as bone-col, and back.",
+            "LinChain authors' own code. bone, miss: PEFT's MiSS bat as bone-col, and back. For GGUF: docs/serving.md.",
         ),
     ],
     model: Annotated[

@@ -22,6 +22,12 @@ WITHOUT_INPUT = (
 )
 
 
+def instruction_prompt(instruction: str, input: str | None = None) -> str:
+    """What a model trained on instructions is asked: the text up to and with `### Response:` and its newline."""
+    template = WITH_INPUT if input else WITHOUT_INPUT
+    return template.format(instruction=instruction, input=input)
+
+
 class InstructionFormat(Format):
     name = "instruction"
     required = ("instruction", "output")
@@ -45,6 +51,4 @@ class InstructionFormat(Format):
 
     @staticmethod
     def prompt(record: Record) -> str:
-        """The text up to and with `### Response:` and its newline."""
-        template = WITH_INPUT if record.fields.get("input") else WITHOUT_INPUT
-        return template.format(instruction=record.fields["instruction"], input=record.fields.get("input"))
+        return instruction_prompt(record.fields["instruction"], record.fields.get("input"))

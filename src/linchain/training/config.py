@@ -233,7 +233,7 @@ class RunConfig(Section):
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    output: str = Field(description="Run folder. Default: runs/<name of the configuration file>.")
+    output: str = Field(description="Run folder. Default: `runs/<name of the configuration file>`.")
 
     @model_validator(mode="before")
     @classmethod
