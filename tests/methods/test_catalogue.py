@@ -65,13 +65,6 @@ def test_every_option_is_a_field_with_help(method: methods.Method) -> None:
     assert all(option.help for option in method.described_options())
 
 
-def test_the_help_of_a_chain_names_no_start_that_it_refuses() -> None:
-    described = {option.name: option for option in methods.get("linchain").described_options()}
-    assert described["init_lora_weights"].default is True
-    refused = ("eva", "corda", "loftq", "olora")
-    assert not [name for name in refused if name in described["init_lora_weights"].help]
-
-
 def test_configurations_are_the_methods() -> None:
     assert type(methods.get("lora").peft_config({})) is peft.LoraConfig
     assert methods.get("moslora").peft_config({}).widths(16) == (16, 16)

@@ -13,7 +13,9 @@ weight `W` (out × in), `W_ac` is the r × r block in block row a (outputs) and 
 Written by `python -m linchain.methods.page > docs/methods.md`.
 
 Where a method is PEFT's, it is PEFT's own implementation that runs. Options are given beside the name,
-`method: {name: pissa, r: 32}`; `linchain methods NAME` explains each of them. Learning rates do not carry over from one
+`method: {name: pissa, r: 32}`; `linchain methods NAME` explains each of them, in PEFT's words where the option is PEFT's. Those
+for `init_lora_weights` also name starts that a method does not take; it refuses them and says which it takes.
+Learning rates do not carry over from one
 method to another: compare them each at its own best.
 
 PiSSA, OLoRA and LoRA-GA take the start of the adapter out of the base weights. A run of theirs computes that start anew when

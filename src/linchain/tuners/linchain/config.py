@@ -76,15 +76,6 @@ class LinChainConfig(LoraConfig):
         },
     )
 
-    # PEFT's text for it names the starts that are refused here
-    init_lora_weights: bool | str | None = field(  # type: ignore[assignment]
-        default=True,
-        metadata={
-            "help": 'Start of A and B: True (Kaiming-uniform A, zero B), "gaussian", False (both random); "pissa" and '
-            '"pissa_niter_<number>" with init_weights="identity".'
-        },
-    )
-
     def __post_init__(self) -> None:
         self._settle_widths()
         if self.init_weights is False:
