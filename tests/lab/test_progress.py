@@ -23,8 +23,13 @@ def trial(folder, stage="search", score=None, error=None):
         write_json(found.files.error, {"error": error, "diverged": False})
     else:
         split = "validation" if stage == "search" else "after"
-        write_json(found.files.result, {"scores": {split: [{"name": "accuracy", "value": score}]}})
+        write_json(found.files.result, result({split: [{"name": "accuracy", "value": score}]}))
     return found
+
+
+def result(scores):
+    parameters = {"trainable": 1, "total": 2}
+    return {"scores": scores, "parameters": parameters, "seconds": 1.0, "resumed_from_step": None, "cost": None}
 
 
 def progress(file, terminal=False, places=2):
@@ -52,7 +57,7 @@ def test_a_failed_run_is_named_and_a_mended_one_is_not(tmp_path, printed):
         failed = trial(tmp_path / "a", error="[out] of memory")
         shown.finished(failed, 1)
         failed.files.error.unlink()
-        write_json(failed.files.result, {"scores": {"validation": []}})
+        write_json(failed.files.result, result({"validation": []}))
         shown.finished(failed, 1)
     first, second = printed.getvalue().splitlines()
     assert first == "lora: search at 0.001 failed: [out] of memory"

@@ -224,6 +224,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="in all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="WORD",
+        default=["train", "compare", "export"],
+        help="of these; exports are of what train has left",
+    )
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
     asked = parser.parse_args()
     torch.set_num_threads(1)  # threads do not survive a fork
@@ -236,6 +243,8 @@ def main() -> None:
             (exported(trained, "lora"), 0.15), (exported(trained, "merged"), 0.1),
         ]  # fmt: skip
         for subject, share in subjects:
+            if subject.name.split()[0] not in asked.only:
+                continue
             tally = put_to_the_test(
                 subject, folder / subject.name.replace(" ", "-"), round(share * asked.kills), chance
             )
