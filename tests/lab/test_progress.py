@@ -57,11 +57,11 @@ def test_a_failed_run_is_named_and_a_mended_one_is_not(tmp_path, printed):
         failed = trial(tmp_path / "a", error="[out] of memory")
         shown.finished(failed, 1)
         failed.files.error.unlink()
-        write_json(failed.files.result, result({"validation": []}))
+        write_json(failed.files.result, result({"validation": [{"name": "accuracy", "value": 0.5}]}))
         shown.finished(failed, 1)
     first, second = printed.getvalue().splitlines()
     assert first == "lora: search at 0.001 failed: [out] of memory"
-    assert second.startswith("[2/8] lora: search at 0.001 (1 s;")
+    assert second.startswith("[2/8] lora: search at 0.001: accuracy 0.5 (1 s;")
 
 
 def test_a_terminal_has_a_bar_over_all_runs(tmp_path, printed):
