@@ -50,7 +50,8 @@ The label: whole numbers or names are classes, other numbers a regression. Needs
 
 Columns of other names are mapped: behind each needed one stands what the data call it. For `question` and `answer`, in the file
 `columns: {{instruction: question, output: answer}}` below `data`, on the command line
-`'data.columns={{instruction: question, output: answer}}'`, with the quotes. `answer` is then also what generated answers are
+`'data.columns={{instruction: question, output: answer}}'`, with the quotes. `linchain evaluate RUN` maps as its run did; for
+other data it takes `--columns instruction=question --columns output=answer`. `answer` is then also what generated answers are
 compared with; where it holds a text that is to be learned but not matched, set `evaluation.metric: loss`. `prompt` and
 `completion` need no map, but `{{instruction: prompt, output: completion}}` with `format: instruction` puts them into the
 prompt below.

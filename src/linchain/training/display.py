@@ -113,8 +113,8 @@ def answers_line(data: EvaluationData) -> str | None:
     if missed <= tried / 10:
         return None
     return (
-        f"of {tried:,} records to be scored, {missed:,} would be wrong by their own `output`: what is read out of it is not "
-        "their `answer` (docs/tasks.md, How answers are read)"
+        f"warning: of {tried:,} records to be scored, {missed:,} would be wrong by their own `output`: what is read out of it "
+        "is not their `answer` (docs/tasks.md, How answers are read); evaluation.metric=loss scores the outputs themselves"
     )
 
 
