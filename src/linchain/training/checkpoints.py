@@ -81,7 +81,8 @@ class Checkpoints:
                     self.tidy()
             with self.together(step) if waits else self.told(step):
                 yield self.scratch
-            processes.exchange(None)  # all have written their parts
+            if not waits:
+                processes.exchange(None)  # all have written their parts
             with self.together(step):
                 if processes.is_main():
                     self._put_in_place(self.at(step))

@@ -177,7 +177,6 @@ class RunTrainer(EngineTrainer):
         self.saving = None
         if main:
             self.checkpoints.prune(self.state.best_global_step)
-        processes.exchange(None)  # the checkpoint is in its place
 
     def one_writes(self) -> AbstractContextManager[None]:
         return self.checkpoints.together(self.state.global_step)
