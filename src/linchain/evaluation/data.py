@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +79,7 @@ class EvaluationData:
         """All records, in the order of the rows of predictions."""
         return [record for part in self.parts for record in part.records]
 
-    @cached_property
+    @property
     def missed(self) -> tuple[int, int]:
         """How many records their own `output` (or `completion`) would score wrong, and how many (up to `TRIED`) were tried."""
         found = (
