@@ -1,4 +1,4 @@
-"""The exception for a user's mistake, that of a run that was stopped, and the one way to phrase "no such name"."""
+"""The exceptions of this package, what others' say, and the one way to phrase "no such name"."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class DivergedError(LinchainError):
     """A training whose loss is no longer a number. Started again as it was it would diverge again."""
 
     in_all_processes = True  # the loss that is watched is the mean over all of them
+
+
+class FolderInUseError(LinchainError):
+    """Another process holds a folder: what is asked for may well be done there just now."""
 
 
 class RunInterrupted(Exception):
@@ -59,6 +63,14 @@ def unknown_name(kind: str, name: str, accepted: Iterable[str]) -> LinchainError
     close = nearest(name, accepted)
     hint = f"; did you mean {close!r}?" if close else "."
     return LinchainError(f"unknown {kind} {name!r}{hint} Accepted: {', '.join(accepted)}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python could not get memory; torch says it of the CPU's by plain RuntimeErrors."""
+    import torch
+
+    said = ("can't allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in said)
 
 
 def first_line(error: Exception) -> str:

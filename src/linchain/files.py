@@ -14,14 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from linchain.errors import LinchainError, first_line
+from linchain.errors import FolderInUseError, LinchainError, first_line
 
 LOCK = ".lock"  # in a folder: who holds it writes there
 PART = ".part"  # ends the name of a file that is being written
-
-
-class FolderInUseError(LinchainError):
-    """Another process holds a folder: what is asked for may well be done there just now."""
 
 
 def check_writable(path: Path) -> None:

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from linchain.errors import DivergedError, LinchainError, RunInterrupted
-from linchain.files import FolderInUseError, folder_lock, read_json
+from linchain.errors import DivergedError, FolderInUseError, LinchainError, RunInterrupted
+from linchain.files import folder_lock, read_json
 from linchain.lab import worker
 from linchain.training.run import Start
 from linchain.training.run_folder import RunFolder

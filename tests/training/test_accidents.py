@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from linchain.errors import DivergedError, LinchainError, RunInterrupted
+from linchain.errors import DivergedError, LinchainError, RunInterrupted, is_out_of_memory
 from linchain.training.load_config import dump_config
-from linchain.training.out_of_memory import is_out_of_memory
 from linchain.training.run import Start, train
 from linchain.training.run_folder import RunFolder
 from linchain.training.trainer import RunTrainer

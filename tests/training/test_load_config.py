@@ -86,7 +86,7 @@ def test_duplicate_key_is_refused_with_its_line(file):
 
 
 def test_differences_name_the_keys(file):
-    assert differences(load_config(file), load_config(file, ["training.seed=1", "method.r=4"])) == [
+    assert differences(load_config(file), load_config(file, ["training.seed=1", "method.r=4", "output=moved"])) == [
         "method.r: 8 is now 4",
         "training.seed: 42 is now 1",
     ]

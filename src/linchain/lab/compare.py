@@ -79,9 +79,7 @@ def check_folder(comparison: Comparison) -> None:
         if not trial.files.config.is_file():
             continue
         then, now = load_config(trial.files.config), build_config(dict(trial.values))
-        # a comparison may have been moved: where it lies is no part of what was run
-        changed = differences(then.model_copy(update={"output": now.output}), now)
-        if changed:
+        if changed := differences(then, now):
             raise LinchainError(
                 f"{comparison.folder} holds runs of another plan ({trial.describe()}: {'; '.join(changed)}); "
                 "choose another output"

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from linchain.errors import DivergedError, LinchainError, RunInterrupted, first_line
-from linchain.files import FolderInUseError, folder_lock, write_json
+from linchain.errors import DivergedError, FolderInUseError, LinchainError, RunInterrupted, first_line
+from linchain.files import folder_lock, write_json
 from linchain.quiet import quiet_libraries
 from linchain.training.load_config import build_config
 from linchain.training.run import Start, train

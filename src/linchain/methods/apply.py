@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from linchain.errors import LinchainError, first_line, nearest
+from linchain.errors import LinchainError, first_line, is_out_of_memory, nearest
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 # Values of `init_lora_weights` with which PEFT takes the start s·BA out of the base weight.
 _MOVING_STARTS = ("pissa", "olora", "lora_ga")
-# What torch says, by a plain RuntimeError, of tensors that no memory holds.
-TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed")
 
 
 def apply(model: PreTrainedModel, config: PeftConfig, *, autocast_adapter_dtype: bool = True) -> PeftModel:
@@ -57,9 +55,7 @@ def apply(model: PreTrainedModel, config: PeftConfig, *, autocast_adapter_dtype:
             f"{first_line(error)} The model's modules are: {', '.join(adaptable_names(model))}"
         ) from error
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
-            said in str(error) for said in TOO_LARGE
-        ):
+        if not is_out_of_memory(error):
             raise
         raise LinchainError(f"the adapter does not fit into memory ({first_line(error)}); lower r") from error
     assert isinstance(adapted, peft.PeftModel)

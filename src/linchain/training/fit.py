@@ -11,13 +11,13 @@ import peft
 from rich.console import Console
 
 from linchain import processes
-from linchain.errors import DivergedError, LinchainError, RunInterrupted
+from linchain.errors import DivergedError, LinchainError, RunInterrupted, is_out_of_memory
 from linchain.training.callbacks import ProgressBar, StopOnSignal
 from linchain.training.checkpoints import checkpoint_step, damage, trainer_state
 from linchain.training.config import RunConfig
 from linchain.training.display import steps_of
 from linchain.training.distributed import is_sharded, load_into_shards
-from linchain.training.out_of_memory import is_out_of_memory, while_training
+from linchain.training.out_of_memory import while_training
 from linchain.training.prepare import PreparedData
 from linchain.training.run_folder import RunFolder
 from linchain.training.trainer import RunTrainer

@@ -257,9 +257,10 @@ def dump_config(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def differences(left: BaseModel, right: BaseModel) -> list[str]:
-    """`key: old is now new` for each key in which two configurations differ."""
-    old, new = (dict(_flat(config.model_dump(mode="json"))) for config in (left, right))
+def differences(left: RunConfig, right: RunConfig) -> list[str]:
+    """`key: old is now new` for each key in which two configurations differ, but for `output`: where a run lies, and by
+    which path it is named, is no part of it."""
+    old, new = (dict(_flat(config.model_dump(mode="json", exclude={"output"}))) for config in (left, right))
     return [
         f"{key}: {old.get(key)!r} is now {new.get(key)!r}" for key in {**old, **new} if old.get(key) != new.get(key)
     ]

@@ -16,11 +16,6 @@ from linchain.training.config import RunConfig
 SPARE = 0.9  # of the memory there is: the estimate leaves out the allocator's rounding and the kernels' workspaces
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python could not get memory; torch says it of the CPU's by a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
 def while_training(config: RunConfig, model: Any, examples: list[Example], step: int) -> LinchainError:
     """The error of a training step that did not fit. It names the same step in fewer examples at a time, if there is one."""
     training = config.training

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from safetensors import SafetensorError
 
-from linchain.errors import LinchainError
+from linchain.errors import LinchainError, is_out_of_memory
 from linchain.evaluation.models import LABELS_FILE, model_path
 from linchain.evaluation.predict import EvaluationData
 from linchain.evaluation.quantization import QUANTIZATION_FILE
@@ -33,7 +33,7 @@ from linchain.processes import agreed, exchange, is_main, joined
 from linchain.training.config import RunConfig
 from linchain.training.evaluate import predicted
 from linchain.training.load_config import differences, dump_config, load_config
-from linchain.training.out_of_memory import is_out_of_memory, while_evaluating
+from linchain.training.out_of_memory import while_evaluating
 from linchain.training.prepare import PreparedData, prepare_data
 from linchain.training.run_folder import RunFolder
 
@@ -78,9 +78,7 @@ def check_folder(config: RunConfig, start: Start) -> RunFolder:
     if start.resume:
         before = load_config(folder.config)
         then = read_json(folder.environment).get(LAYOUT, ALONE) if folder.environment.is_file() else layout()
-        # where the run lies, and by which path it is named, is no part of it
-        was = before.model_copy(update={"output": config.output})
-        changed = differences(was, _with_memory_of(before, then, config)) + layout_changes(then, before, config)
+        changed = differences(before, _with_memory_of(before, then, config)) + layout_changes(then, before, config)
         if changed:
             raise LinchainError(
                 f"--resume: the configuration differs from that of the run in {folder.path}: {'; '.join(changed)}"
